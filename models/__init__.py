@@ -1,0 +1,1 @@
+"""Models: simulation, preprocessing, networks, training and bundles. Never imports `streamer`."""
