@@ -1,0 +1,119 @@
+"""Gaps, duplicates and disorder in the ids of one stream.
+
+Owns the reading of train and pulse ids against what came before; knows neither sockets nor files.
+What it must remember after a crash lies in memory given to it: the counters in the ingest page (committed
+with the block they belong to) and the table of seen pulses, which is marked after that commit.
+
+Losses before us (missing_upstream) come from gaps in the train ids and are never mixed with our own:
+a message that we rejected explains one missing train.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from streamer.ledger import Page
+
+# Trains remembered for duplicates and late arrivals: 102 s at 10 Hz, 10 s at 100 Hz.
+WINDOW_TRAINS = 1024
+# Pulses of a train, by id: European XFEL has at most 2700. 1024 x 4096 bytes = 4 MiB of shared memory.
+MAX_PULSES = 4096
+# A larger step forward is a new clock or a new run, not a loss of that many trains: 28 h at 10 Hz.
+MAX_GAP_TRAINS = 1_000_000
+
+TABLE_BYTES = WINDOW_TRAINS * (8 + MAX_PULSES)
+
+Ids = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What one train's ids say. `fresh` is None when every pulse is new, else a mask of the new ones."""
+
+    late: bool = False
+    fresh: npt.NDArray[np.bool_] | None = None
+
+
+_IN_ORDER = Arrival()
+
+
+class TrainTracker:
+    """Reads the ids of one stream; the counters are the `page`'s, the table of seen pulses is `table`.
+
+    `step` is the distance of neighbouring train ids (1 at European XFEL).
+    """
+
+    def __init__(self, page: Page, table: memoryview, step: int = 1) -> None:
+        self._page = page
+        self._values = page.values
+        self._step = step
+        self._trains = np.frombuffer(table, np.int64, WINDOW_TRAINS)
+        seen = np.frombuffer(table, np.uint8, WINDOW_TRAINS * MAX_PULSES, offset=8 * WINDOW_TRAINS)
+        self._seen = seen.reshape(WINDOW_TRAINS, MAX_PULSES)
+        index = page.layout.index
+        self._started, self._last = index("started"), index("last_train")
+        self._nominal, self._rejected = index("nominal_pulses"), index("rejected_since")
+        self._missing, self._missing_trains = index("missing_upstream"), index("missing_upstream_trains")
+        self._jumps = index("id_jumps")
+
+    def in_order(self, train_id: int) -> bool:
+        """True if `train_id` lies after every train so far: nothing of it can have been seen."""
+        return not self._values[self._started] or train_id > int(self._values[self._last])
+
+    def arrive(self, train_id: int, pulse_ids: Ids) -> Arrival:
+        """Count what the ids of one train say, in the page's private values.
+
+        A train that is not `in_order` must find the table marked with all that came before it.
+        """
+        if not self.in_order(train_id):
+            return self._arrive_late(train_id, pulse_ids)
+        values = self._values
+        if values[self._started]:
+            self._count_gap((train_id - int(values[self._last])) // self._step - 1)
+        values[self._started], values[self._last], values[self._rejected] = 1, train_id, 0
+        if len(pulse_ids):
+            values[self._nominal] = len(pulse_ids)
+        return _IN_ORDER
+
+    def reject(self) -> None:
+        """A message was refused: one missing train is explained by it."""
+        self._values[self._rejected] += 1
+
+    def mark(self, train_ids: Ids, pulse_ids: Ids) -> None:
+        """Remember events as seen, after the commit that counts them. Idempotent."""
+        rows = (train_ids % WINDOW_TRAINS).astype(np.intp)
+        new = self._trains[rows] != train_ids.astype(np.int64) + 1  # 0 marks an unused row
+        if new.any():
+            self._seen[np.unique(rows[new])] = 0
+            self._trains[rows] = train_ids.astype(np.int64) + 1
+        self._seen[rows, pulse_ids.astype(np.intp)] = 1
+
+    def _count_gap(self, gap: int) -> None:
+        if gap > MAX_GAP_TRAINS:
+            self._values[self._jumps] += 1
+            return
+        lost = max(0, gap - int(self._values[self._rejected]))
+        self._values[self._missing_trains] += lost
+        self._values[self._missing] += lost * int(self._values[self._nominal])
+
+    def _arrive_late(self, train_id: int, pulse_ids: Ids) -> Arrival:
+        values = self._values
+        if int(values[self._last]) - train_id >= WINDOW_TRAINS * self._step:
+            # The clock went back further than we remember: a new run of the source, counted as such.
+            values[self._jumps] += 1
+            values[self._last], values[self._rejected] = train_id, 0
+            return _IN_ORDER
+        row = train_id % WINDOW_TRAINS
+        if int(self._trains[row]) != train_id + 1:
+            self._fill_gap(len(pulse_ids))
+            return Arrival(late=True)
+        fresh = self._seen[row, pulse_ids.astype(np.intp)] == 0
+        return Arrival(late=train_id != int(values[self._last]), fresh=fresh)
+
+    def _fill_gap(self, pulses: int) -> None:
+        """A late train was counted missing before; it is not."""
+        values = self._values
+        if values[self._missing_trains] > 0 and pulses:
+            values[self._missing_trains] -= 1
+            values[self._missing] = max(0, int(values[self._missing]) - int(values[self._nominal]))

@@ -1,0 +1,42 @@
+"""Anonymous shared memory, carved into aligned sections.
+
+Owns the creation and mapping of the memory that the processes of one stream share; knows nothing of
+what lies in it. The memory is a memfd: children inherit the descriptor, nothing has a name in the file
+system, so whatever is killed, and however, the kernel frees it with the last process.
+"""
+
+import mmap
+import os
+from collections.abc import Sequence
+
+# One page: sections never share a cache line, and CUDA registers host memory by pages.
+ALIGNMENT_BYTES = 4096
+
+
+def create(name: str, size_bytes: int) -> int:
+    """Create a memory of `size_bytes` zeros; returns its inheritable file descriptor."""
+    fd = os.memfd_create(name)
+    os.ftruncate(fd, size_bytes)
+    os.set_inheritable(fd, True)
+    return fd
+
+
+def attach(fd: int) -> memoryview:
+    """Map the whole memory behind `fd`, shared and writable."""
+    return memoryview(mmap.mmap(fd, os.fstat(fd).st_size))
+
+
+def aligned(size_bytes: int) -> int:
+    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def carve(memory: memoryview, sizes_bytes: Sequence[int]) -> list[memoryview]:
+    """Cut `memory` into consecutive sections, each beginning on a page."""
+    needed = sum(aligned(size) for size in sizes_bytes)
+    if needed > len(memory):
+        raise ValueError(f"shared memory: sections need {needed} bytes, the memory has {len(memory)}")
+    sections, start = [], 0
+    for size in sizes_bytes:
+        sections.append(memory[start : start + size])
+        start += aligned(size)
+    return sections
