@@ -1,0 +1,135 @@
+"""ZeroMQ sockets as this project uses them: bounded, local, never waiting without limit.
+
+Owns the options of every socket and the reception of a facility's messages; knows nothing of what is in
+them. A socket is made in the process that uses it.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from streamer.errors import ConfigError, StageError
+
+# A closed socket may take this long to flush; never for ever (ZeroMQ's own default).
+LINGER_MS: Final = 200
+# Tokens are 16 bytes and a ring has at most some thousand slots: a token socket never fills.
+TOKEN_HWM: Final = 100_000
+# A train is at most tens of MB: this many wait in libzmq's memory before the kernel pushes back.
+INPUT_HWM: Final = 8
+# Kernel receive buffer for messages near 128 kB, where it is worth 1.3x; larger ones do better with the
+# kernel's own tuning (measured: docs/decisions/ingest.md).
+INPUT_RCVBUF_BYTES: Final = 4 << 20
+
+
+def bind(socket: "zmq.Socket[bytes]", endpoint: str) -> str:
+    """Bind and return the real endpoint. Raises ConfigError."""
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise ConfigError(
+            f"cannot bind {endpoint}: {error.strerror}. Is another run using it? "
+            "Stop that run or choose another endpoint in the configuration."
+        ) from error
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def token_pull(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
+    """The receiving end of a token path; its stage owns the endpoint."""
+    socket = context.socket(zmq.PULL)
+    socket.set(zmq.LINGER, 0)
+    socket.set(zmq.RCVHWM, TOKEN_HWM)
+    bind(socket, endpoint)
+    return socket
+
+
+def token_push(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
+    """The sending end of a token path. The peer may be dead: it scans the ring when it comes back."""
+    socket = context.socket(zmq.PUSH)
+    socket.set(zmq.LINGER, LINGER_MS)
+    socket.set(zmq.SNDHWM, TOKEN_HWM)
+    socket.set(zmq.RECONNECT_IVL, 10)
+    socket.set(zmq.RECONNECT_IVL_MAX, 200)
+    socket.connect(endpoint)
+    return socket
+
+
+def send_tokens(socket: "zmq.Socket[bytes]", message: bytes) -> None:
+    """Send without ever waiting. A token that cannot leave is found by the peer's next scan."""
+    try:
+        socket.send(message, zmq.NOBLOCK)
+    except zmq.Again:
+        return
+
+
+def receive_all(socket: "zmq.Socket[bytes]") -> list[bytes]:
+    """Everything that waits on a socket of single-part messages."""
+    messages = []
+    while True:
+        try:
+            messages.append(socket.recv(zmq.NOBLOCK))
+        except zmq.Again:
+            return messages
+
+
+class Receiver:
+    """The client side of a facility's server: whole multipart messages, for REQ, SUB and PULL.
+
+    With REQ the next request leaves as soon as a reply is there, so that the server works while the reply
+    is unpacked. A request that was under way when the connection broke is lost with it; the monitor tells,
+    and the socket is made anew: asking again on a live connection would make ZeroMQ throw a reply away.
+    """
+
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", kind: str, endpoint: str, max_part_bytes: int
+    ) -> None:
+        self._context, self._kind, self._endpoint = context, kind, endpoint
+        self._max_part_bytes = max_part_bytes
+        self.reconnects = 0
+        self._open()
+
+    def _open(self) -> None:
+        self.socket = self._context.socket(getattr(zmq, self._kind))
+        self.socket.set(zmq.LINGER, 0)
+        self.socket.set(zmq.RCVHWM, INPUT_HWM)
+        self.socket.set(zmq.MAXMSGSIZE, self._max_part_bytes)
+        self.socket.set(zmq.TCP_KEEPALIVE, 1)
+        self.socket.set(zmq.TCP_KEEPALIVE_IDLE, 10)
+        self.socket.set(zmq.RECONNECT_IVL, 50)
+        self.socket.set(zmq.RECONNECT_IVL_MAX, 2000)
+        self._monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        if self._kind == "SUB":
+            self.socket.set(zmq.SUBSCRIBE, b"")
+        try:
+            self.socket.connect(self._endpoint)
+        except zmq.ZMQError as error:
+            raise StageError(f"cannot connect to {self._endpoint}: {error.strerror}") from error
+        if self._kind == "REQ":
+            self.socket.send(b"next")
+
+    def receive(self) -> "Sequence[zmq.Frame] | None":
+        """The parts of one waiting message, without copying; None if none waits."""
+        try:
+            frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+        if self._kind == "REQ":
+            self.socket.send(b"next")
+        return frames
+
+    def check_connection(self) -> None:
+        """Count lost connections; a REQ socket is opened anew. Call when nothing has come for a while."""
+        lost = 0
+        while self._monitor.poll(0):
+            parse_monitor_message(self._monitor.recv_multipart())
+            lost += 1
+        self.reconnects += lost
+        if lost and self._kind == "REQ":
+            self.close()
+            self._open()
+
+    def close(self) -> None:
+        self.socket.disable_monitor()
+        self._monitor.close(0)
+        self.socket.close(0)
