@@ -1,8 +1,8 @@
 """Encoder of the Karabo Bridge wire format, versions 2.2, 2.1, 2.0 and 1.0.
 
 Owns: one train to the frames of one multipart message, for whoever serves data. The format is that of
-`karabo_bridge.serializer.serialize` (European-XFEL/karabo-bridge-py), which writes 2.2 and 1.0 only; 2.1 and 2.0
-place the metadata as the `containize` of its commit feefcbb did.
+`karabo_bridge.serializer.serialize` (European-XFEL/karabo-bridge-py), which writes 2.2 and 1.0 only; 2.1 and
+2.0 place the metadata as the `containize` of its commit feefcbb did.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgpack  # type: ignore[import-untyped]  # ships no types
 import numpy as np
 
-from streamer.wire.dtypes import DTYPES
+from streamer.wire.arrays import DTYPES
 from streamer.wire.types import Array
 
 Properties = Mapping[str, Any]
@@ -24,8 +24,8 @@ def encode(
 
     sources[source][key] is a numpy array or a value that msgpack can pack; metadata[source] may be absent.
     Frames of 2.x are (header, payload) pairs in sorted order of sources; C-contiguous arrays are not copied:
-    keep them unchanged until the frames are sent. 1.0 is one frame. Raises ValueError for an unknown version and
-    for dtypes that have no place on the wire (objects, strings, records).
+    keep them unchanged until the frames are sent. 1.0 is one frame. Raises ValueError for an unknown version
+    and for dtypes that have no place on the wire (objects, strings, records).
     """
     if version == "1.0":
         return [_encode_v1(sources, metadata)]

@@ -39,6 +39,9 @@ class Limits:
     max_array_bytes: int = 8 * 1024**3
 
 
+DEFAULT_LIMITS: Final = Limits()
+
+
 @dataclass(slots=True)
 class SourceData:
     """One source in one train. Treat it as read-only: frozen would cost 1 us in each.
