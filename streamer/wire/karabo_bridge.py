@@ -1,9 +1,9 @@
 """Karabo Bridge, the protocol of European XFEL: frames of one multipart message to a train, and back.
 
-Owns the decoder of versions 2.2, 2.1 and 2.0; the encoder and version 1.0 are modules of their own. No sockets.
-The format is that of `karabo_bridge.serializer` (European-XFEL/karabo-bridge-py): (header, payload) pairs, a msgpack
-map of properties per source and one pair per array. The version is not on the wire: one frame is 1.0 or an error
-text, more are 2.x. The order of an array's axes is not on the wire either.
+Owns the decoder of versions 2.2, 2.1 and 2.0; the encoder and version 1.0 are modules of their own. The format is
+that of `karabo_bridge.serializer` (European-XFEL/karabo-bridge-py): (header, payload) pairs, a msgpack map of
+properties per source and one pair per array. The version is not on the wire: one frame is 1.0 or an error text,
+more are 2.x. The order of an array's axes is not on the wire either.
 
 Stricter than that client: an odd number of frames, sizes that disagree and pickled content are refused.
 """
@@ -102,7 +102,7 @@ def _read_properties(data: SourceData, header: _Header, payload: Buffer, limits:
 
 
 def _take_metadata(header: _Header, values: dict[str, Any]) -> dict[str, Any]:
-    """The metadata of a source: in the header (2.2), else flattened in its properties (2.1), else nested (2.0)."""
+    """Metadata of a source: in the header (2.2), else flattened in its properties (2.1), else nested (2.0)."""
     metadata = header.get("metadata")
     if metadata is None:
         flat = [key for key in values if key.startswith("metadata.")]
@@ -127,9 +127,7 @@ def _require_text_keys(value: Any, where: str, reason: str) -> None:
 def _read_array(data: SourceData, header: _Header, payload: Buffer, limits: Limits) -> None:
     source, path = header["source"], header.get("path")
     if type(path) is not str:
-        raise FrameError(
-            "bad_header", f"array of source {show(source)}: 'path' must be text, got {show(path)}"
-        )
+        raise FrameError("bad_header", f"array of {show(source)}: 'path' must be text, got {show(path)}")
     if path in data.arrays:
         raise FrameError("bad_header", f"array {show(path)} of source {show(source)} comes twice")
     where = f"{source[:80]}[{path[:80]}]"

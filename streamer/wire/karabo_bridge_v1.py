@@ -1,8 +1,8 @@
 """Karabo Bridge 1.0, and the error text that a server sends in place of a train: messages of one frame.
 
-Owns their decoder. The frame is a msgpack map {source: {key: value, 'metadata': map}}, arrays in it are the maps with
-bytes keys of the package msgpack-numpy. That package is not used: it unpickles arrays of kind 'O', and so runs the
-sender's code.
+Owns their decoder. The frame is a msgpack map {source: {key: value, 'metadata': map}}; arrays in it are the
+maps with bytes keys of the package msgpack-numpy. That package is not used: it unpickles arrays of kind 'O',
+and so runs the sender's code.
 """
 
 from typing import Any
@@ -20,9 +20,7 @@ def decode_single_frame(frame: Buffer, limits: Limits) -> Train:
     """
     if bytes(frame[:5]) == b"Error":
         text = bytes(frame[:200]).decode(errors="replace")
-        raise FrameError(
-            "server_error", f"the server sent {text!r} in place of a train; check how it is asked"
-        )
+        raise FrameError("server_error", f"the server sent {text!r}, not a train; check the socket type")
     message = _unpack(frame, limits)
     if type(message) is not dict:
         raise FrameError(

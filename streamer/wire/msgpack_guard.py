@@ -1,8 +1,8 @@
 """Unpacks msgpack from strangers without letting a small message take much memory or time.
 
 Owns the calls of the msgpack package for reading. msgpack bounds each length but not their sum: 10 MB of empty
-maps become 700 MB of dicts, and 1000 nested lists that each claim 65536 items reserve 500 MB before their absence
-is noticed. So payloads that could do that are walked first, marker by marker, without building anything.
+maps become 700 MB of dicts, and 1000 nested lists that each claim 65536 items reserve 500 MB before anyone sees
+that they are not there. So payloads that could do that are walked first, without building anything.
 The format is https://github.com/msgpack/msgpack/blob/master/spec.md
 """
 
@@ -12,7 +12,7 @@ import msgpack  # type: ignore[import-untyped]  # ships no types
 
 from streamer.wire.types import Buffer, Limits
 
-# A reserved list item takes 8 bytes: a payload of n bytes that holds at most m containers can reserve n * m items
+# A reserved list item takes 8 bytes: a payload of n bytes with at most m containers can reserve n * m items
 # before it fails. 2**18 of them are 2 MiB, which is not worth a walk; payloads to 512 bytes never get one.
 _UNWALKED_ITEMS: Final = 2**18
 _UNWALKED_BYTES: Final = 512
@@ -63,7 +63,7 @@ _LEAF, _CONTAINER, _BYTES, _ITEMS, _PAIRS, _INVALID = range(6)
 
 
 def _marker(byte: int) -> tuple[int, int]:
-    """(kind, number) of a first byte: bytes that follow a leaf, items of a container, or width of a length."""
+    """(kind, number) of a first byte: bytes after a leaf, items of a container, or width of a length."""
     if byte < 0x80 or byte >= 0xE0:
         return _LEAF, 0
     if byte < 0x90:
@@ -105,7 +105,7 @@ def walk(data: Buffer, limits: Limits) -> int:
                 raise ValueError(f"byte 0x{data[position - 1]:02x} has no place in the format")
             width, number = number, int.from_bytes(data[position : position + number], "big")
             position += width
-        if kind == _LEAF or kind == _BYTES:
+        if kind in (_LEAF, _BYTES):
             position += number
             pending -= 1
             long_bytes += number if kind == _BYTES else 0
