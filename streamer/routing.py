@@ -49,7 +49,7 @@ class RouteError(ConfigError):
 
 @dataclass(frozen=True)
 class Route:
-    """A named rule. `when` and `one_in` together: a sample of the events for which `when` holds."""
+    """A named rule. Both `when` and `one_in`: a sample of the events for which `when` holds."""
 
     name: str
     when: str | None = None  # rule text; None: every event
@@ -151,7 +151,7 @@ class Router:
 
 def _route_problems(routes: Sequence[Route]) -> Iterator[str]:
     if not routes:
-        yield "there is no route, so every event would be vetoed; to keep all: name = 'all', one_in = 1"
+        yield "there is none, so every event would be vetoed; to keep all, give one route with a name only"
     seen: set[str] = set()
     for route in routes:
         where = f"route {route.name!r}"
@@ -162,8 +162,6 @@ def _route_problems(routes: Sequence[Route]) -> Iterator[str]:
         if route.name in seen:
             yield f"{where}: the name is used twice"
         seen.add(route.name)
-        if route.when is None and route.one_in is None:
-            yield f"{where}: needs `when` (a rule), `one_in` (a sample) or both"
         if route.one_in is not None and not 1 <= route.one_in < 2**63:
             yield f"{where}: one_in must be from 1 to 2**63 - 1, got {route.one_in}"
 
