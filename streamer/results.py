@@ -154,8 +154,8 @@ def _wire_array(name: str, array: Array, n: int) -> Array:
         array = array.astype(array.dtype.newbyteorder("<"))
     if array.dtype.str not in DTYPES or not 1 <= array.ndim <= MAX_NDIM or len(array) != n:
         raise ValueError(
-            f"column {name!r} is {array.dtype} {array.shape}; expected first axis {n}, at most {MAX_NDIM} axes, "
-            f"and one of {', '.join(DTYPES)}"
+            f"column {name!r} is {array.dtype} {array.shape}; expected {n} events first, at most {MAX_NDIM} "
+            f"axes, and one of {', '.join(DTYPES)}"
         )
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
@@ -176,7 +176,7 @@ def decode(frames: Sequence[Any]) -> Block:
         raise FrameError("too_many_frames" if len(frames) > 2 else "bad_header", _count_text(len(frames)))
     first, second, *payloads = (memoryview(frame) for frame in frames)
     if second.nbytes > MAX_HEADER_BYTES:
-        raise FrameError("header_too_large", f"header of {second.nbytes} bytes, at most {MAX_HEADER_BYTES}")
+        raise FrameError("header_too_large", f"{second.nbytes} bytes of header, at most {MAX_HEADER_BYTES}")
     fields = _Fields(_unpack(second), "header")
     if (version := fields.integer("version")) != VERSION:
         raise FrameError("bad_header", f"version {version}, expected {VERSION}; use one release on both ends")
