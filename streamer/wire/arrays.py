@@ -69,7 +69,7 @@ def view_array(dtype_name: Any, shape: Any, data: Buffer, where: str, limits: Li
             "size_mismatch",
             f"{where}: shape {show(shape)} of {dtype_name} takes {size_bytes} bytes, got {view.nbytes}",
         )
-    return np.frombuffer(view.toreadonly(), dtype).reshape(shape)
+    return np.ndarray(shape, dtype, view.toreadonly())
 
 
 def _dtype_error(name: Any, where: str) -> FrameError:

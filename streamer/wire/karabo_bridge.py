@@ -1,9 +1,9 @@
 """Karabo Bridge, the protocol of European XFEL: frames of one multipart message to a train, and back.
 
-Owns the decoder of versions 2.2, 2.1 and 2.0; the encoder and version 1.0 are modules of their own. The format is
-that of `karabo_bridge.serializer` (European-XFEL/karabo-bridge-py): (header, payload) pairs, a msgpack map of
-properties per source and one pair per array. The version is not on the wire: one frame is 1.0 or an error text,
-more are 2.x. The order of an array's axes is not on the wire either.
+Owns the decoder of versions 2.2, 2.1 and 2.0; the encoder and version 1.0 are modules of their own. The
+format is that of `karabo_bridge.serializer` (European-XFEL/karabo-bridge-py): (header, payload) pairs, a
+msgpack map of properties per source and one pair per array. The version is not on the wire: one frame is
+1.0 or an error text, more are 2.x. The order of an array's axes is not on the wire either.
 
 Stricter than that client: an odd number of frames, sizes that disagree and pickled content are refused.
 """
@@ -94,7 +94,9 @@ def _read_properties(data: SourceData, header: _Header, payload: Buffer, limits:
         values = msgpack_guard.unpack(payload, limits)
     except ValueError as error:
         raise FrameError("bad_payload", f"properties of source {show(source)}: {error}") from None
-    _require_text_keys(values, f"properties of source {show(source)}", "bad_payload")
+    problem = _not_text_keys(values)
+    if problem:
+        raise FrameError("bad_payload", f"properties of source {show(source)}: {problem}")
     if data.values or data.metadata:
         raise FrameError("bad_header", f"source {show(source)} comes twice in one message")
     data.values = values
@@ -102,7 +104,7 @@ def _read_properties(data: SourceData, header: _Header, payload: Buffer, limits:
 
 
 def _take_metadata(header: _Header, values: dict[str, Any]) -> dict[str, Any]:
-    """Metadata of a source: in the header (2.2), else flattened in its properties (2.1), else nested (2.0)."""
+    """Metadata of a source: in the header (2.2), or flattened in the properties (2.1), or nested (2.0)."""
     metadata = header.get("metadata")
     if metadata is None:
         flat = [key for key in values if key.startswith("metadata.")]
@@ -112,16 +114,20 @@ def _take_metadata(header: _Header, values: dict[str, Any]) -> dict[str, Any]:
             metadata = values.pop("metadata")
         else:
             return {}
-    _require_text_keys(metadata, f"metadata of source {show(header['source'])}", "bad_header")
+    problem = _not_text_keys(metadata)
+    if problem:
+        raise FrameError("bad_header", f"metadata of source {show(header['source'])}: {problem}")
     return metadata  # type: ignore[no-any-return]  # a map with str keys, just checked
 
 
-def _require_text_keys(value: Any, where: str, reason: str) -> None:
+def _not_text_keys(value: Any) -> str | None:
+    """What keeps `value` from being a map with text keys."""
     if type(value) is not dict:
-        raise FrameError(reason, f"{where}: expected a map, got {type(value).__name__}")
+        return f"expected a map, got {type(value).__name__}"
     for key in value:
         if type(key) is not str:
-            raise FrameError(reason, f"{where}: keys must be text, got {show(key)}")
+            return f"keys must be text, got {show(key)}"
+    return None
 
 
 def _read_array(data: SourceData, header: _Header, payload: Buffer, limits: Limits) -> None:
@@ -137,7 +143,7 @@ def _read_array(data: SourceData, header: _Header, payload: Buffer, limits: Limi
 _READERS: Final[dict[str, Callable[[SourceData, _Header, Buffer, Limits], None]]] = {
     "msgpack": _read_properties,
     "array": _read_array,
-    # Sent until 2019 for camera images: an array with a map 'params' of its encoding, which nobody here needs.
+    # Sent until 2019 for camera images: an array with a map 'params' of its encoding, which nobody needs.
     "ImageData": _read_array,
 }
 

@@ -14,7 +14,7 @@ from streamer.wire.types import Array, Buffer, Limits, SourceData, Train
 
 
 def decode_single_frame(frame: Buffer, limits: Limits) -> Train:
-    """The train of a 1.0 message; its arrays are read-only views of bytes that msgpack copied out of the frame.
+    """The train of a 1.0 message; its arrays are read-only views of copies that msgpack made.
 
     Raises FrameError.
     """

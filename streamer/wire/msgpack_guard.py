@@ -1,8 +1,9 @@
 """Unpacks msgpack from strangers without letting a small message take much memory or time.
 
-Owns the calls of the msgpack package for reading. msgpack bounds each length but not their sum: 10 MB of empty
-maps become 700 MB of dicts, and 1000 nested lists that each claim 65536 items reserve 500 MB before anyone sees
-that they are not there. So payloads that could do that are walked first, without building anything.
+Owns the calls of the msgpack package for reading. msgpack bounds each length but not their sum: 10 MB of
+empty maps become 700 MB of dicts, and 1000 nested lists that each claim 65536 items reserve 500 MB before
+anyone sees that the items are missing. So payloads that could do that are walked first, without building
+anything.
 The format is https://github.com/msgpack/msgpack/blob/master/spec.md
 """
 
