@@ -1,0 +1,41 @@
+"""The table of architectures: the only names a manifest may ask for, each with its class."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from torch import nn
+
+from models.manifest import Manifest, fault
+from models.networks.droplet_cnn import DropletCNN
+from models.networks.ednn import EDNN
+from models.networks.vae_encoder import MixtureEncoder
+
+ARCHITECTURES: Final[Mapping[str, type[nn.Module]]] = {
+    "droplet_cnn": DropletCNN,
+    "mixture_encoder": MixtureEncoder,
+    "ednn": EDNN,
+}
+
+
+def build_network(manifest: Manifest) -> nn.Module:
+    """An untrained network of the manifest's architecture and options; raises BundleError."""
+    where = f"bundle {manifest.name!r}"
+    if manifest.architecture not in ARCHITECTURES:
+        remedy = "install the version of this package that wrote the bundle"
+        raise fault(
+            "architecture", where, f"one of {tuple(ARCHITECTURES)}", repr(manifest.architecture), remedy
+        )
+    try:
+        network = ARCHITECTURES[manifest.architecture](**manifest.options)
+    except (TypeError, ValueError) as error:
+        raise fault(
+            "options", where, "those of the architecture", error, "train or export it again"
+        ) from error
+    _check_width(network, manifest, where)
+    return network
+
+
+def _check_width(network: Any, manifest: Manifest, where: str) -> None:
+    if network.packed_width != manifest.packed_width:
+        remedy = "manifest and architecture do not belong together: export the bundle again"
+        raise fault("packed width", where, network.packed_width, manifest.packed_width, remedy)

@@ -1,0 +1,1 @@
+"""The networks, one file each; `models.architectures` lists them by name."""

@@ -1,0 +1,1 @@
+"""Simulated events for tests, demonstrations and training: what the published experiments recorded."""
