@@ -44,7 +44,7 @@ def verdicts(
 class Client:
     """A subscriber to one or several endpoints.
 
-    `stream` None takes every stream. `timeout_s` is how long iteration waits for a block; None: without limit.
+    `stream` None takes every stream. `timeout_s` is how long iteration waits for a block; None: for ever.
     A reader that is too slow misses blocks (`missed_blocks`), it holds nobody up. Messages that cannot be
     decoded are dropped (`bad_messages`). ConfigError for an endpoint that ZeroMQ does not understand.
     """
@@ -93,7 +93,7 @@ class Client:
                 return block
 
     def _take(self) -> Block | None:
-        """The message that waits, or the next; None if it is bad or of another stream."""
+        """The next message, decoded; None if it is bad or of another stream."""
         try:
             block = decode(self.socket.recv_multipart())
         except FrameError:

@@ -67,6 +67,8 @@ class Decision:
 
 def failopen_code(reason: str) -> int:
     """Index into REASONS of a fail-open reason; ValueError for a word not in FAILOPEN_REASONS."""
+    if reason not in FAILOPEN_REASONS:
+        raise ValueError(f"unknown fail-open reason {reason!r}; add it to FAILOPEN_REASONS")
     return REASONS.index(f"failopen:{reason}")
 
 
