@@ -111,7 +111,7 @@ class Events:
     def copy_into(self, out: Array, start: int, stop: int) -> None:
         """Copies the frames of events start .. stop to out[: stop - start], [at least that, *event_shape].
 
-        Missing modules become 0. `out` may have any strides. Raises ValueError when events or shape do not fit.
+        Missing modules become 0. `out` may have any strides. Raises ValueError where they do not fit.
         """
         fit = len(out) >= stop - start and out.shape[1:] == self._event_shape
         if not fit or not 0 <= start <= stop <= self.n:
@@ -260,7 +260,7 @@ def _pulse_ids(source: str, data: SourceData, spec: SourceSpec, n: int) -> NDArr
 
 
 def _extremes(ids: Array) -> tuple[int, int]:
-    """Smallest and largest; one id is by far the most common at machines without trains and needs no reduction."""
+    """Smallest and largest; a single id, as of machines without trains, needs no reduction."""
     if len(ids) > 1:
         return int(ids.min()), int(ids.max())
     return (int(ids[0]), int(ids[0])) if len(ids) else (0, 0)
