@@ -1,8 +1,8 @@
 """Faults on request: what a detector's server can do wrong, done on purpose and written down.
 
 Owns the schedule of faults (`"gap@10:3,duplicate@20,truncated@30"`: kind @ index of the train : argument) and
-pure functions that turn a good train into the messages of a bad one. Opens no socket and knows no time; silence
-is a number in the answer.
+pure functions that turn a good train into the messages of a bad one. Opens no socket and knows no time;
+silence is a number in the answer.
 
     kind       argument (default)       what is sent
     gap        trains (1)               nothing; the ids go on
@@ -146,9 +146,9 @@ def _parse_fault(word: str) -> Fault:
         number = float(argument) if colon else DEFAULTS[kind]
     except ValueError:
         number = math.nan
-    # The largest useful argument is the number of maps of a bomb.
-    if not 0 <= number <= 1e8 or (number < 1 and kind in _COUNTS):
-        raise ConfigError(f"misbehaviour {word!r}: expected a number up to 1e8 as argument, got {argument!r}")
+    limit = _LIMITS.get(kind, 1e6)
+    if not (1 if kind in _COUNTS else 0) <= number <= limit:
+        raise ConfigError(f"misbehaviour {word!r}: expected a number up to {limit:g}, got {argument!r}")
     return Fault(kind, int(index), number)
 
 
@@ -329,6 +329,8 @@ DEFAULTS: Final[dict[str, float]] = {
 }
 # Arguments that count something, of which there must be one.
 _COUNTS: Final = ("gap", "duplicate", "truncated", "oversized", "bomb", "deep", "nan")
+# A bomb of this many bytes is larger than any limit on properties; other arguments are at most a million.
+_LIMITS: Final[dict[str, float]] = {"bomb": 1e8}
 _CHANGES: Final[dict[str, Callable[[SimTrain, int], SimTrain]]] = {
     "shape": _shape,
     "dtype": _dtype,

@@ -66,18 +66,20 @@ def send_paced(
 ) -> int:
     """Send each message when it is due, until they end or the stop comes. Returns the steps passed over.
 
-    A message that was drawn from `messages` is always given to the server, which settles it.
+    A message is drawn from `messages` when it is due, so that its time stamp can be true, and is always given
+    to the server, which settles it.
     """
-    pacer = Pacer(rate_hz, clock.now_s())
-    for message in messages:
-        if message.stall_s:
-            clock.wait(message.stall_s)
+    pacer, source = Pacer(rate_hz, clock.now_s()), iter(messages)
+    while not stop():
         now_s = clock.now_s()
         wait_s = pacer.next_due_s(now_s) - now_s
         if wait_s > 0:
             clock.wait(wait_s)
-        server.send(message.parts, message.ticket)
-        if stop():
+        message = next(source, None)
+        if message is None:
             break
+        if message.stall_s:
+            clock.wait(message.stall_s)
+        server.send(message.parts, message.ticket)
     server.drain()
     return pacer.late

@@ -9,6 +9,7 @@ known. A simulator that is killed leaves at most the trains in its hands as OFFE
 
 import os
 import zlib
+from collections.abc import Iterable
 from enum import IntFlag
 from pathlib import Path
 from types import TracebackType
@@ -135,6 +136,6 @@ def expected(log: Array) -> Array:
     return accepted
 
 
-def checksums(events: Array) -> Array:
-    """zlib.crc32 of each event's bytes, u4 [n], for events [n, ...]."""
-    return np.fromiter((zlib.crc32(np.ascontiguousarray(event).data) for event in events), "<u4", len(events))
+def checksums(events: Iterable[Array]) -> Array:
+    """zlib.crc32 of the bytes of each event, u4 [event]."""
+    return np.array([zlib.crc32(np.ascontiguousarray(event).data) for event in events], "<u4")
