@@ -100,9 +100,8 @@ class BetaTCVAE(nn.Module):
         entropy = F.binary_cross_entropy(target, target, reduction="sum")
         reconstruction = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") - entropy
         kl = 0.5 * (mu_BZ.square() + log_variance_BZ.exp() - 1 - log_variance_BZ).sum()
-        return (reconstruction + kl) / len(mu_BZ) + (beta - 1) * total_correlation(
-            z_BZ, mu_BZ, log_variance_BZ
-        )
+        dependence: Tensor = (beta - 1) * total_correlation(z_BZ, mu_BZ, log_variance_BZ)
+        return (reconstruction + kl) / len(mu_BZ) + dependence
 
 
 class MixtureEncoder(nn.Module):
