@@ -160,6 +160,7 @@ def ingest_layout() -> PageLayout:
             "nominal_pulses",
             "rejected_since",
             "block_seq",
+            "tail",  # events of the train under way that are not yet committed
         ),
     )
 
@@ -179,16 +180,15 @@ def sink_layout(routes: Sequence[str], cursor_cells: int) -> PageLayout:
             *(f"failopen.{reason}" for reason in FAILOPEN_REASONS),
             "vetoed",
             *(f"shed.{reason}" for reason in SHED_REASONS),
-            "stored_bytes",
-            "published_blocks",
             "store_errors",
-            "unrecorded",
+            "unrecorded",  # events whose results the files could not take
+            "latency",  # of events that inference never saw
             # state that must survive a crash
             "last_slot",
             "last_seq",
             "cursor",
         ),
-        sizes={"cursor": max(1, cursor_cells)},
+        sizes={"latency": len(LATENCY_EDGES_S) + 1, "cursor": max(1, cursor_cells)},
     )
 
 
@@ -256,6 +256,7 @@ def read_stream(ingest: PageReader, inference: PageReader, sink: PageReader) -> 
     out = sink.read()
     work = inference.read()
     come = ingest.read()
+    latency = work[inference.layout.span("latency")] + out[sink.layout.span("latency")]
     shed_in, shed_out = _group(ingest, come, "shed"), _group(sink, out, "shed")
     plain = {
         name: ingest.get(come, name)
@@ -272,7 +273,7 @@ def read_stream(ingest: PageReader, inference: PageReader, sink: PageReader) -> 
         vetoed=sink.get(out, "vetoed"),
         shed={reason: shed_in[reason] + shed_out[reason] for reason in SHED_REASONS},
         unrecorded=sink.get(out, "unrecorded"),
-        latency_counts=tuple(work[inference.layout.span("latency")].tolist()),
+        latency_counts=tuple(latency.tolist()),
     )
 
 

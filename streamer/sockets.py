@@ -5,13 +5,18 @@ them. A socket is made in the process that uses it.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
+import msgpack  # type: ignore[import-untyped]  # ships no types
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from streamer.errors import ConfigError, StageError
+from streamer.ring import decode_tokens
 
+# A control request is a command and two names; an answer may hold the status of every stream.
+MAX_CONTROL_BYTES: Final = 16 * 1024
+MAX_ANSWER_BYTES: Final = 4 << 20
 # A closed socket may take this long to flush; never for ever (ZeroMQ's own default).
 LINGER_MS: Final = 200
 # Tokens are 16 bytes and a ring has at most some thousand slots: a token socket never fills.
@@ -63,14 +68,49 @@ def send_tokens(socket: "zmq.Socket[bytes]", message: bytes) -> None:
         return
 
 
-def receive_all(socket: "zmq.Socket[bytes]") -> list[bytes]:
-    """Everything that waits on a socket of single-part messages."""
-    messages = []
-    while True:
-        try:
-            messages.append(socket.recv(zmq.NOBLOCK))
-        except zmq.Again:
-            return messages
+def readable(socket: "zmq.Socket[bytes]") -> bool:
+    return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+
+def receive_tokens(socket: "zmq.Socket[bytes]") -> list[tuple[int, int]]:
+    """Every token that waits. Looking first is cheaper than the exception of an empty socket."""
+    tokens: list[tuple[int, int]] = []
+    while readable(socket):
+        tokens += decode_tokens(socket.recv(zmq.NOBLOCK))
+    return tokens
+
+
+def reply_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
+    """The answering end of a control path: small messages on a private ipc socket."""
+    socket = context.socket(zmq.REP)
+    socket.set(zmq.LINGER, LINGER_MS)
+    socket.set(zmq.MAXMSGSIZE, MAX_CONTROL_BYTES)
+    bind(socket, endpoint)
+    return socket
+
+
+def receive_request(socket: "zmq.Socket[bytes]") -> dict[str, Any]:
+    """One msgpack map; an empty one for anything else, so that a strange request is only refused."""
+    try:
+        request = msgpack.unpackb(socket.recv(zmq.NOBLOCK), max_map_len=64, max_array_len=64, max_ext_len=0)
+    except (ValueError, msgpack.UnpackException, zmq.Again):
+        return {}
+    return request if isinstance(request, dict) else {}
+
+
+def ask(
+    context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, request: dict[str, Any], timeout_s: float
+) -> dict[str, Any]:
+    """Send a control request and wait for the answer. Raises TimeoutError."""
+    with context.socket(zmq.REQ) as socket:
+        socket.set(zmq.LINGER, 0)
+        socket.set(zmq.MAXMSGSIZE, MAX_ANSWER_BYTES)
+        socket.connect(endpoint)
+        socket.send(msgpack.packb(request))
+        if not socket.poll(round(timeout_s * 1e3)):
+            raise TimeoutError(f"no answer from {endpoint} within {timeout_s:g} s")
+        answer: dict[str, Any] = msgpack.unpackb(socket.recv())
+        return answer
 
 
 class Receiver:

@@ -1,0 +1,222 @@
+"""The files of one stream: which series there are, and which events go where.
+
+Owns the shape of a run's folder; the files themselves are `store`'s.
+
+    <directory>/r0007/                    results of every event, kept or not
+    <directory>/r0007/<stream>/<route>/   kept events: frames under their own source name, and results
+    <directory>/r0007/<stream>/failopen/  the same for events kept because no model answered
+
+Every folder opens with EXtra-data's RunDirectory. A file holds the results of one version of the bundles;
+which one, and the rules and the whole configuration, stand in its RUN section.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import streamer
+from streamer.errors import SHED_REASONS, StoreError
+from streamer.log import Repeated
+from streamer.plan import BundleRef, StageSpec, attached_names, columns_of, make_router
+from streamer.store.disk import free_bytes
+from streamer.store.exdf import results_source
+from streamer.store.series import Series
+from streamer.store.spec import KeySpec, RunInfo, SeriesSpec, TableSpec
+
+Array = npt.NDArray[Any]
+
+FAILOPEN = "failopen"
+# The results of an event take some 100 bytes; a file of that many is small enough to claim at the start.
+RESULT_ROWS = 1 << 17
+# Index entries of a file: a train each. 16384 trains are 27 minutes at 10 Hz.
+MAX_TRAINS = 1 << 14
+
+# Columns that every event has, before the attached scalars and the bundles' own.
+FIXED_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("verdict", "u1"),
+    ("reason", "u1"),
+    ("route", "i2"),
+    ("flags", "u4"),
+    ("missing_modules", "u8"),
+    ("received_at", "f8"),
+)
+
+
+@dataclass(frozen=True)
+class StoredBlock:
+    """One block as the files take it: ids u8 [n], frames [n, *event], result columns by name."""
+
+    train_id: npt.NDArray[np.uint64]
+    pulse_id: npt.NDArray[np.uint64]
+    frames: Array
+    columns: Mapping[str, Array]
+    now_s: float
+
+
+class Archive:
+    """All file series of one stream. `cursor` is int64 [series, CURSOR_INTS] in the sink's page."""
+
+    def __init__(self, spec: StageSpec, cursor: npt.NDArray[np.int64]) -> None:
+        self.names = ["results", *(route.name for route in spec.settings.route), FAILOPEN]
+        self._spec = spec
+        self._cursor = cursor.reshape(len(self.names), Series.CURSOR_INTS)
+        self._results = _results_table(spec)
+        self._modules = len(spec.settings.source.sources) > 1
+        self._refs = spec.bundles
+        self._repeated = Repeated(logging.getLogger(__name__))
+        reserve_bytes = spec.config.output.reserve_bytes
+        self._series = [Series(self._series_spec(name), self._info(), reserve_bytes) for name in self.names]
+
+    # --- what there is ------------------------------------------------------------------------------
+
+    def _series_spec(self, name: str) -> SeriesSpec:
+        output, stream = self._spec.config.output, self._spec.stream
+        folder = output.directory / f"r{self._spec.config.run:04d}"
+        if name == "results":
+            return SeriesSpec(f"{stream}_results", folder, (self._results,), RESULT_ROWS, MAX_TRAINS)
+        tables = (*_frame_tables(self._spec), self._results)
+        row_bytes = sum(_row_bytes(table) for table in tables)
+        # A segment holds at least one block, so that a block is spread over two files at most.
+        rows = max(1, output.segment_bytes // row_bytes)
+        return SeriesSpec(f"{stream}_{name}", folder / stream / name, tables, rows, min(rows, MAX_TRAINS))
+
+    def _info(self) -> RunInfo:
+        spec = self._spec
+        return RunInfo(
+            proposal=spec.config.proposal,
+            run=spec.config.run,
+            created=spec.created,
+            run_values={f"{spec.stream}/STREAMER/RULES": self._run_values()},
+        )
+
+    def _run_values(self) -> dict[str, str | int | float]:
+        spec = self._spec
+        rules = [route.model_dump(exclude_none=True) for route in spec.settings.route]
+        return {
+            "softwareVersion": streamer.__version__,
+            "bundleNames": " ".join(ref.name for ref in self._refs),
+            "bundleSha256": " ".join(ref.sha256 for ref in self._refs),
+            "rules": json.dumps(rules),
+            "rulesSha256": make_router(spec).rules_sha256,
+            "configuration": spec.config.model_dump_json(),
+        }
+
+    # --- life ---------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Check before a run that its folders can be written and hold no other run. Raises ConfigError."""
+        for series in self._series:
+            series.prepare()
+
+    def resume(self) -> None:
+        """Bring the files to where the cursor says: at every start. Raises StoreError."""
+        for series, cursor in zip(self._series, self._cursor, strict=True):
+            series.resume(cursor)
+
+    def set_version(self, refs: Sequence[BundleRef]) -> None:
+        """From now on results come from these bundles: other files."""
+        self._refs = tuple(refs)
+        for name, series, cursor in zip(self.names, self._series, self._cursor, strict=True):
+            try:
+                series.roll(cursor, self._info())
+            except StoreError as error:
+                self._repeated.warn(name, f"files of the old model version are not closed: {error}")
+
+    def close(self) -> None:
+        """Bring every file to its final size. Raises StoreError, after trying them all."""
+        errors = []
+        for series, cursor in zip(self._series, self._cursor, strict=True):
+            try:
+                series.close(cursor)
+            except StoreError as error:
+                errors.append(str(error))
+        if errors:
+            raise StoreError("; ".join(errors))
+
+    # --- events -------------------------------------------------------------------------------------
+
+    def append(self, block: StoredBlock, where: npt.NDArray[np.int64]) -> dict[str, str]:
+        """Store a block; `where` [n] is each event's series (index into `names`), 0 for none but the results.
+
+        Gives {series name: reason of SHED_REASONS} for the series that could not take their events.
+        """
+        results = [block.columns[key.path.partition(".")[2]] for key in self._results.keys]
+        failed: dict[str, str] = {}
+        with self._counted(failed, 0):
+            self._append(0, block, [results], None)
+        for index in np.unique(where[where > 0]).tolist():
+            with self._counted(failed, index):
+                chosen = np.flatnonzero(where == index)
+                self._append(index, block, [*self._frame_rows(block.frames), results], chosen)
+        return failed
+
+    def _append(
+        self, index: int, block: StoredBlock, rows: list[list[Array]], select: npt.NDArray[np.intp] | None
+    ) -> None:
+        series, cursor = self._series[index], self._cursor[index]
+        series.append(cursor, block.train_id, block.pulse_id, rows, block.now_s, select)
+
+    def _frame_rows(self, frames: Array) -> list[list[Array]]:
+        return [[frames[:, module]] for module in range(frames.shape[1])] if self._modules else [[frames]]
+
+    @contextlib.contextmanager
+    def _counted(self, failed: dict[str, str], index: int) -> Iterator[None]:
+        try:
+            yield
+        except StoreError as error:
+            name = self.names[index]
+            failed[name] = self._reason()
+            self._repeated.warn(name, f"events of {name} are not stored: {error}")
+
+    def _reason(self) -> str:
+        """disk_full when less than the reserve and a segment is free, else store_error."""
+        output = self._spec.config.output
+        with contextlib.suppress(OSError):
+            if free_bytes(output.directory) < output.reserve_bytes + output.segment_bytes:
+                return SHED_REASONS[1]
+        return SHED_REASONS[2]
+
+
+def result_columns(spec: StageSpec) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(name, dtype, shape per event) of everything that is known of an event, in the order of the files."""
+    fixed = [(name, dtype, ()) for name, dtype in FIXED_COLUMNS]
+    attached = [(name, "f8", ()) for name in attached_names(spec)]
+    own = [(c.name, c.dtype, (c.width,) if c.labels else ()) for c in columns_of(spec)]
+    return [*fixed, *attached, *own]
+
+
+def _results_table(spec: StageSpec) -> TableSpec:
+    keys = tuple(
+        KeySpec(f"data.{name}", np.dtype(dtype), shape) for name, dtype, shape in result_columns(spec)
+    )
+    return TableSpec(results_source(spec.stream), keys)
+
+
+def _frame_tables(spec: StageSpec) -> list[TableSpec]:
+    """One table per source: modules that came as separate sources go out as separate sources."""
+    source = spec.settings.source
+    shape = tuple(source.shape)
+    modules = len(source.sources) > 1
+    key = KeySpec(_grouped(source.key), np.dtype(source.dtype), shape[1:] if modules else shape)
+    return [TableSpec(_with_channel(name), (key,)) for name in source.sources]
+
+
+def _with_channel(source: str) -> str:
+    """EuXFEL files know per-pulse data only of pipeline sources, `device:channel`."""
+    return source if ":" in source else f"{source}:output"
+
+
+def _grouped(key: str) -> str:
+    """The first part of a key is its index group; a key without one goes to `data`."""
+    return key if "." in key else f"data.{key}"
+
+
+def _row_bytes(table: TableSpec) -> int:
+    return sum(prod(key.shape) * key.dtype.itemsize for key in table.keys) + 16  # train and pulse id

@@ -1,0 +1,98 @@
+"""The bundles of a stream, loaded and verified, and their exchange while the stream runs.
+
+Owns what happens between a folder and a warm runner; the device is in `runner`, the choice of the moment of a
+swap in `inference`.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.bundle import Bundle, load_bundle
+from models.manifest import BundleError, Manifest
+from streamer.errors import ConfigError
+from streamer.plan import BundleRef, StageSpec, find_bundle
+from streamer.runner import Runner, make_runner
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A set of bundles and the runner that serves them."""
+
+    manifests: tuple[Manifest, ...]
+    refs: tuple[BundleRef, ...]
+    runner: Runner
+
+    @property
+    def hashes(self) -> npt.NDArray[np.uint8]:
+        """[bundles, 32]: the sha256 of each manifest."""
+        return np.array([list(bytes.fromhex(ref.sha256)) for ref in self.refs], np.uint8).reshape(-1, 32)
+
+
+def load(spec: StageSpec, refs: Sequence[BundleRef], frames: npt.NDArray[Any]) -> Loaded:
+    """Load, verify and warm up. Raises ConfigError for a bundle that is not right or not that of `refs`."""
+    settings = spec.settings
+    try:
+        bundles = [_load_as(ref) for ref in refs]
+        runner = make_runner(bundles, frames, settings.max_events, settings.device, settings.threads)
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
+    return Loaded(tuple(bundle.manifest for bundle in bundles), tuple(refs), runner)
+
+
+def _load_as(ref: BundleRef) -> Bundle:
+    bundle = load_bundle(Path(ref.path))
+    if bundle.manifest.sha256 != ref.sha256:
+        raise ConfigError(
+            f"bundle {ref.path} changed since the run began: sha256 {bundle.manifest.sha256}, "
+            f"expected {ref.sha256}; put the old files back, or use `streamer swap`"
+        )
+    return bundle
+
+
+class Swap:
+    """A request for another bundle, served in a thread beside the stream.
+
+    The old bundles serve until the new ones have passed hash, schema, golden answers and warm-up; `loaded`
+    is then set, or `error` says why not.
+    """
+
+    def __init__(self, spec: StageSpec, frames: npt.NDArray[Any], old: Loaded, name: str) -> None:
+        self._spec, self._frames, self._old, self._name = spec, frames, old, name
+        self.loaded: Loaded | None = None
+        self.error = ""
+        self._thread = threading.Thread(target=self._load, daemon=True)
+        self._thread.start()
+
+    def finished(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _load(self) -> None:
+        try:
+            self.loaded = load(self._spec, replace(self._old, self._name), self._frames)
+        except (ConfigError, BundleError, RuntimeError, OSError) as error:
+            self.error = str(error)
+
+
+def replace(old: Loaded, name: str) -> list[BundleRef]:
+    """The bundles with the new one in the place of the one whose columns and input it has."""
+    folder = find_bundle(name)
+    new = load_bundle(folder).manifest
+    for index, manifest in enumerate(old.manifests):
+        if _schema(new) == _schema(manifest):
+            ref = BundleRef(name=new.name, path=str(folder), sha256=new.sha256)
+            return [*old.refs[:index], ref, *old.refs[index + 1 :]]
+    have = {manifest.name: [c.name for c in manifest.columns] for manifest in old.manifests}
+    raise ConfigError(
+        f"bundle {name} gives the columns {[c.name for c in new.columns]} for {new.input_dtype} events of "
+        f"shape {list(new.input_shape)}; a swap needs a running bundle of the same input and columns: {have}"
+    )
+
+
+def _schema(manifest: Manifest) -> tuple[Any, ...]:
+    return (manifest.columns, tuple(manifest.input_shape), manifest.input_dtype)

@@ -1,0 +1,312 @@
+"""Second stage: from the ring through the networks and the rules to verdicts.
+
+Owns the batching loop, fail-open, the verdicts' publication and the swap of bundles. The device is in
+`runner`, the order of blocks in `batching`, the rules in `routing`.
+
+The loop keeps the device busy and never waits while it has work: it admits what came, begins a batch when the
+runner has room, finishes the oldest batch when it must. The verdicts of a batch leave before its slots go to
+the sink. An event that gets no finite answer in time is kept, with the reason.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]  # ships no types
+import numpy as np
+import numpy.typing as npt
+import torch
+import zmq
+
+from streamer import sockets
+from streamer.batching import Batcher, Waiting
+from streamer.bundles import Swap, load
+from streamer.columns import split
+from streamer.errors import ConfigError, StageError
+from streamer.ledger import BATCH_EDGES, LATENCY_EDGES_S
+from streamer.plan import attached_names, columns_of, make_router
+from streamer.publish import ResultsPublisher
+from streamer.results import BundleRef as PublishedBundle
+from streamer.results import ResultHeader
+from streamer.ring import DONE, FILLING, READY, TAKEN, encode_tokens
+from streamer.routing import Decision, failopen
+from streamer.runner import Pending
+from streamer.stage import DRAIN_S, IDLE_MS, Stage, main
+from streamer.versions import current_version, note_version
+
+# A block that was in hand each time inference died is not tried a third time: it may be what kills it.
+MAX_ATTEMPTS = 2
+# Tokens can be lost with a dying peer; with nothing to do, look once a second whether one was.
+RESCAN_NS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Batch:
+    """Blocks under way on the device, in order."""
+
+    blocks: list[Waiting]
+    pending: Pending
+    started_ns: int
+
+
+class Inference:
+    """Serves one stream on one device."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.page, self.ring = stage, stage.page, stage.shared.ring
+        self.settings = stage.spec.settings
+        self.columns, self.attached = columns_of(stage.spec), attached_names(stage.spec)
+        self.router = make_router(stage.spec)
+        self.batcher = Batcher(self.settings.max_events, self.settings.max_wait_s)
+        self.deadline_ns = round(self.settings.deadline_s * 1e9)
+        self.loaded = load(stage.spec, current_version(stage.spec), self.ring.frames)
+        self.under_way: deque[Batch] = deque()
+        self.swap: Swap | None = None
+        self.at = {name: self.page.layout.index(name) for name in self.page.layout.names}
+        self.latency, self.sizes = self.page.view("latency"), self.page.view("batch_events")
+        context = zmq.Context()
+        self.tokens = sockets.token_pull(context, stage.spec.address("inference"))
+        self.to_sink = sockets.token_push(context, stage.spec.address("sink"))
+        self.control = sockets.reply_socket(context, stage.spec.address("control"))
+        self.publisher = ResultsPublisher(_verdict_endpoint(stage), context=context)
+        self.poller = zmq.Poller()
+        self.poller.register(self.tokens, zmq.POLLIN)
+        self.poller.register(self.control, zmq.POLLIN)
+        self.scanned_ns = 0
+
+    # --- life ---------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        self.recover()
+        self.stage.ready()
+        while not (self.stage.stopping and self._idle_for_good()):
+            self.step()
+
+    def _idle_for_good(self) -> bool:
+        """After SIGTERM: nothing is left to do and nothing can come any more."""
+        self._stop_ns = self._stop_ns or time.monotonic_ns() + round(DRAIN_S * 1e9)
+        busy = self.under_way or len(self.batcher) or self.ring.left_in(FILLING, READY, TAKEN)
+        return not busy or time.monotonic_ns() > self._stop_ns
+
+    _stop_ns = 0
+
+    def recover(self) -> None:
+        """Take up what a dead predecessor, or a lost token, left."""
+        for slot, seq in self.ring.left_in(READY, TAKEN):
+            self._admit(slot, seq)
+        done = self.ring.left_in(DONE)
+        if done:
+            sockets.send_tokens(self.to_sink, encode_tokens(done))
+
+    def step(self) -> None:
+        """One turn: admit, begin, finish."""
+        self._receive(wait_ms=0 if self._has_work() else IDLE_MS)
+        now_ns = time.monotonic_ns()
+        if len(self.under_way) < self.loaded.runner.depth:
+            self._begin(self.batcher.take(now_ns), now_ns)
+        full = len(self.under_way) >= self.loaded.runner.depth
+        if self.under_way and (full or not len(self.batcher) or self.under_way[0].pending.done()):
+            self._finish(self.under_way.popleft())
+        self._serve_control()
+        self.stage.alive()
+
+    def _has_work(self) -> bool:
+        ready_at_ns = self.batcher.ready_at_ns()
+        return bool(self.under_way) or (ready_at_ns is not None and ready_at_ns <= time.monotonic_ns())
+
+    def _receive(self, wait_ms: int) -> None:
+        if wait_ms and not self.poller.poll(1 if len(self.batcher) else wait_ms):
+            self._rescan()
+        for slot, seq in sockets.receive_tokens(self.tokens):
+            if self.ring.holds(slot, seq, READY):
+                self._admit(slot, seq)
+
+    def _rescan(self) -> None:
+        now_ns = time.monotonic_ns()
+        if now_ns - self.scanned_ns > RESCAN_NS:
+            self.scanned_ns = now_ns
+            for slot, seq in self.ring.left_in(READY):
+                self._admit(slot, seq)
+
+    def _admit(self, slot: int, seq: int) -> None:
+        header = self.ring.header[slot]
+        self.ring.state[slot] = TAKEN
+        end_of_train = bool(header["end_of_train"])
+        self.batcher.add(Waiting(slot, seq, int(header["n"]), int(header["received_ns"]), end_of_train))
+
+    # --- a batch ------------------------------------------------------------------------------------
+
+    def _begin(self, blocks: list[Waiting], now_ns: int) -> None:
+        """Give a batch to the device; what is too old or has killed before goes past it."""
+        late = [b for b in blocks if self.deadline_ns and now_ns - b.received_ns > self.deadline_ns]
+        blocks = [b for b in blocks if b not in late]
+        killers = [b for b in blocks if int(self.ring.header["attempts"][b.slot]) >= MAX_ATTEMPTS]
+        blocks = [b for b in blocks if b not in killers]
+        self._fail_open(late, "timeout")
+        self._fail_open(killers, "worker_lost")
+        if not blocks:
+            return
+        for block in blocks:
+            self.ring.header["attempts"][block.slot] += 1
+        pending = self._submit(blocks)
+        if pending is not None:
+            self.under_way.append(Batch(blocks, pending, now_ns))
+
+    def _submit(self, blocks: list[Waiting]) -> Pending | None:
+        try:
+            return self.loaded.runner.submit([self._frames(block) for block in blocks])
+        except Exception as error:  # whatever a network raises costs its own block only
+            self._split(blocks, error)
+            return None
+
+    def _frames(self, block: Waiting) -> npt.NDArray[Any]:
+        frames: npt.NDArray[Any] = self.ring.frames[block.slot, : block.events]
+        return frames
+
+    def _split(self, blocks: list[Waiting], error: Exception) -> None:
+        """A batch failed: try its blocks one by one, and keep unclassified the one that fails again."""
+        _leave_if_device_is_lost(error)
+        self.page.values[self.at["model_errors"]] += 1
+        self.stage.log.error("batch of %d blocks failed: %s", len(blocks), error)
+        if len(blocks) == 1:
+            self._fail_open(blocks, "model_error")
+            return
+        for block in blocks:
+            pending = self._submit([block])
+            if pending is not None:
+                self._finish(Batch([block], pending, time.monotonic_ns()))
+
+    def _finish(self, batch: Batch) -> None:
+        """Wait for the answers, decide, publish, hand on."""
+        try:
+            packed = batch.pending.wait()
+        except Exception as error:  # the same as at submission; CUDA reports late
+            self._split(batch.blocks, error)
+            return
+        table = split(packed, self.columns) | self._attached(batch.blocks)
+        train_id, pulse_id = self._ids(batch.blocks)
+        decision = self.router.decide(table, train_id, pulse_id)
+        values = self.page.values
+        values[self.at["batches"]] += 1
+        values[self.at["busy_ns"]] += time.monotonic_ns() - batch.started_ns
+        self.sizes[int(np.searchsorted(BATCH_EDGES, len(packed)))] += 1
+        self._emit(batch.blocks, packed, decision, self.loaded.hashes)
+
+    def _attached(self, blocks: Sequence[Waiting]) -> dict[str, npt.NDArray[Any]]:
+        if not self.attached:
+            return {}
+        rows = np.concatenate([self.ring.attached[b.slot, : b.events] for b in blocks])
+        return dict(zip(self.attached, rows.T, strict=True))
+
+    def _ids(self, blocks: Sequence[Waiting]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        ring = self.ring
+        train_id = np.concatenate([ring.train_id[b.slot, : b.events] for b in blocks])
+        pulse_id = np.concatenate([ring.pulse_id[b.slot, : b.events] for b in blocks])
+        return train_id, pulse_id
+
+    def _fail_open(self, blocks: Sequence[Waiting], reason: str) -> None:
+        if not blocks:
+            return
+        n = sum(block.events for block in blocks)
+        packed = np.full((n, self.ring.layout.packed), np.nan, np.float32)
+        self._emit(blocks, packed, failopen(n, reason), np.zeros((0, 32), np.uint8))
+
+    def _emit(
+        self,
+        blocks: Sequence[Waiting],
+        packed: npt.NDArray[np.float32],
+        decision: Decision,
+        hashes: npt.NDArray[np.uint8],
+    ) -> None:
+        """Verdicts on the wire first; then results into the slots, and the slots to the sink."""
+        self._publish(blocks, decision)
+        self._count(blocks)
+        ring, start = self.ring, 0
+        for block in blocks:
+            slot, n = block.slot, block.events
+            rows = slice(start, start + n)
+            ring.packed[slot, :n] = packed[rows]
+            ring.verdict[slot, :n] = decision.verdict[rows]
+            ring.route[slot, :n] = decision.route[rows]
+            ring.reason[slot, :n] = decision.reason[rows]
+            ring.header["bundles"][slot] = len(hashes)
+            ring.header["sha256"][slot, : len(hashes)] = hashes
+            ring.state[slot] = DONE
+            start += n
+        self.page.commit()
+        sockets.send_tokens(self.to_sink, encode_tokens([(b.slot, b.seq) for b in blocks]))
+
+    def _publish(self, blocks: Sequence[Waiting], decision: Decision) -> None:
+        train_id, pulse_id = self._ids(blocks)
+        header = ResultHeader(
+            run=self.stage.spec.config.run,
+            stream=self.stage.spec.stream,
+            received_at=float(self.ring.header["received_at_s"][blocks[0].slot]),
+            bundles=tuple(PublishedBundle(ref.name, ref.sha256) for ref in self.loaded.refs),
+            rules_sha256=self.router.rules_sha256,
+            routes=self.router.names,
+        )
+        columns: dict[str, npt.NDArray[Any]] = {
+            "train_id": train_id,
+            "pulse_id": pulse_id,
+            "verdict": decision.verdict,
+            "route": decision.route,
+            "reason": decision.reason,
+        }
+        self.publisher.send(header, columns, "verdicts")
+
+    def _count(self, blocks: Sequence[Waiting]) -> None:
+        now_ns, values = time.monotonic_ns(), self.page.values
+        for block in blocks:
+            bucket = int(np.searchsorted(LATENCY_EDGES_S, (now_ns - block.received_ns) * 1e-9))
+            self.latency[bucket] += block.events
+            values[self.at["events"]] += block.events
+        values[self.at["blocks"]] += len(blocks)
+
+    # --- swap ---------------------------------------------------------------------------------------
+
+    def _serve_control(self) -> None:
+        """Begin a swap when asked; adopt it, between two batches, when it is loaded."""
+        if self.swap is None and sockets.readable(self.control):
+            name = str(sockets.receive_request(self.control).get("bundle", ""))
+            self.swap = Swap(self.stage.spec, self.ring.frames, self.loaded, name)
+        if self.swap is not None and self.swap.finished() and not self.under_way:
+            self.control.send(msgpack.packb(self._adopt(self.swap)))
+            self.swap = None
+
+    def _adopt(self, swap: Swap) -> dict[str, Any]:
+        """Put the new bundles to work, or say why not."""
+        if swap.loaded is None:
+            self.stage.log.error("swap refused: %s", swap.error)
+            return {"ok": False, "error": swap.error}
+        self.loaded = swap.loaded
+        note_version(self.stage.spec, self.loaded.refs)
+        self.page.values[self.at["swaps"]] += 1
+        self.page.commit()
+        self.stage.log.info("swapped: now %s", [ref.name for ref in self.loaded.refs])
+        return {"ok": True, "bundles": [ref.model_dump() for ref in self.loaded.refs]}
+
+
+def _leave_if_device_is_lost(error: Exception) -> None:
+    """After most CUDA errors the context is dead while the process lives: only a new process helps."""
+    if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
+        logging.getLogger(__name__).critical("the device is lost: %s", error)
+        raise StageError(f"the device is lost: {error}") from error
+
+
+def _verdict_endpoint(stage: Stage) -> str:
+    endpoint = stage.spec.settings.publish.verdicts
+    if endpoint is None:
+        raise ConfigError(f"stream {stage.spec.stream}: publish.verdicts is not set")
+    return endpoint
+
+
+def run(stage: Stage) -> None:
+    Inference(stage).run()
+
+
+if __name__ == "__main__":
+    main("inference", run)

@@ -1,0 +1,253 @@
+"""What a run will do, worked out once from the configuration and the bundles' manifests.
+
+Owns everything that the processes of a stream must agree on: result columns, memory layout, pages,
+addresses. The pipeline writes one `StageSpec` per stream as JSON; every stage reads it and computes the
+same layouts, so no layout travels. Imports no torch: ingest and sink start in a third of a second.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import models
+from models.manifest import BundleError, Column, Manifest, read_manifest
+from streamer import ids, memory
+from streamer.assemble import Attach, SourceSpec, parse_axes
+from streamer.config import RunConfig, StreamConfig, Strict
+from streamer.errors import ConfigError
+from streamer.ledger import PageLayout, PageReader, inference_layout, ingest_layout, sink_layout
+from streamer.ring import MAX_BUNDLES, Ring, RingLayout
+from streamer.routing import Route, Router
+from streamer.store.lanes import CURSOR_INTS
+
+# A block of about this size: large enough that handing it over costs nothing beside copying it (100 us at
+# 10 GB/s against 10 us), small enough that inference begins early.
+BLOCK_BYTES = 1 << 20
+MAX_BLOCK_EVENTS = 1024
+# Fewer slots than this leave no room for a block in each hand and the next ones arriving.
+MIN_SLOTS = 8
+MAX_SLOTS = 4096
+
+SHIPPED_BUNDLES = Path(models.__file__).parent / "bundles"
+
+
+class BundleRef(Strict):
+    """A bundle as the run began with it."""
+
+    name: str
+    path: str
+    sha256: str
+
+
+class ColumnRef(Strict):
+    """A result column; mirrors `models.manifest.Column` in the stage's JSON."""
+
+    name: str
+    dtype: str
+    labels: tuple[str, ...] = ()
+
+
+class StageSpec(Strict):
+    """All that a stage process is told."""
+
+    config: RunConfig
+    stream: str
+    fd: int
+    """Descriptor of the stream's shared memory, inherited."""
+    folder: str
+    """Private folder of this run's sockets and small files."""
+    bundles: tuple[BundleRef, ...]
+    columns: tuple[ColumnRef, ...]
+    created: str
+    """Start of the run, YYYYMMDDThhmmssZ."""
+
+    @property
+    def settings(self) -> StreamConfig:
+        return next(stream for stream in self.config.stream if stream.name == self.stream)
+
+    def address(self, what: str) -> str:
+        """ipc endpoint of a token or control socket of this stream."""
+        return f"ipc://{self.folder}/{self.stream}.{what}"
+
+    @property
+    def swapped_file(self) -> Path:
+        """Where inference notes the bundles it swapped to, so that a restart takes them up."""
+        return Path(self.folder) / f"{self.stream}.bundles.json"
+
+
+def find_bundle(name: str) -> Path:
+    """Folder of a shipped bundle by name, or `name` as a folder. Raises ConfigError."""
+    for folder in (Path(name), SHIPPED_BUNDLES / name):
+        if (folder / "manifest.json").is_file():
+            return folder.resolve()
+    shipped = sorted(p.name for p in SHIPPED_BUNDLES.iterdir()) if SHIPPED_BUNDLES.is_dir() else []
+    raise ConfigError(f"no bundle {name!r}: neither a folder with a manifest.json nor one of {shipped}")
+
+
+def read_bundles(stream: StreamConfig) -> list[tuple[Path, Manifest]]:
+    """The manifests of a stream, checked against it and each other. Raises ConfigError."""
+    found = []
+    for name in stream.bundles:
+        folder = find_bundle(name)
+        try:
+            found.append((folder, read_manifest(folder)))
+        except BundleError as error:
+            raise ConfigError(f"stream {stream.name}: {error}") from error
+    for _, manifest in found:
+        check_input(stream, manifest)
+    columns = [column.name for _, manifest in found for column in manifest.columns]
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated:
+        raise ConfigError(
+            f"stream {stream.name}: two bundles give the columns {repeated}; "
+            "run them in two streams, or retrain one with other column names"
+        )
+    if len(found) > MAX_BUNDLES:
+        raise ConfigError(f"stream {stream.name}: at most {MAX_BUNDLES} bundles, got {len(found)}")
+    return found
+
+
+def check_input(stream: StreamConfig, manifest: Manifest) -> None:
+    """Refuse a bundle that was not made for the stream's events. Raises ConfigError."""
+    shape, dtype = tuple(stream.source.shape), stream.source.dtype
+    if tuple(manifest.input_shape) != shape or manifest.input_dtype != dtype:
+        raise ConfigError(
+            f"stream {stream.name}: bundle {manifest.name} takes {manifest.input_dtype} events of shape "
+            f"{list(manifest.input_shape)}, the stream has {dtype} of {list(shape)}; "
+            "correct source.shape and source.dtype, or choose another bundle"
+        )
+
+
+def parse_attach(text: str) -> Attach:
+    """`SOURCE key` or `name = SOURCE key`. Raises ConfigError."""
+    name, equals, rest = text.partition("=")
+    parts = (rest if equals else text).split()
+    if len(parts) != 2:
+        raise ConfigError(f"attach {text!r}: expected 'SOURCE key' or 'name = SOURCE key'")
+    source, key = parts
+    plain = key.removesuffix(".value").rpartition(".")[2]
+    return Attach(name=name.strip() if equals else plain, source=source, key=key)
+
+
+def source_spec(stream: StreamConfig) -> SourceSpec:
+    """What `assemble` needs. Raises ConfigError for axes that cannot be."""
+    source = stream.source
+    attach = tuple(parse_attach(text) for text in stream.attach)
+    names = [a.name for a in attach]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"stream {stream.name}: two attached scalars have one name in {names}; name them")
+    try:
+        parse_axes(source.axes, tuple(source.shape))
+    except ValueError as error:
+        raise ConfigError(f"stream {stream.name}: source.axes: {error}") from error
+    if len(source.sources) > 1 and (len(source.shape) != 3 or source.shape[0] != len(source.sources)):
+        raise ConfigError(
+            f"stream {stream.name}: {len(source.sources)} sources are stacked as modules, so source.shape "
+            f"must be [{len(source.sources)}, slow, fast], got {list(source.shape)}"
+        )
+    return SourceSpec(
+        sources=source.sources,
+        key=source.key,
+        pulse_key=source.pulse_key,
+        axes=source.axes,
+        event_shape=tuple(source.shape),
+        dtype=np.dtype(source.dtype),
+        attach=attach,
+    )
+
+
+def ring_layout(stream: StreamConfig, packed: int) -> RingLayout:
+    """Sizes of the stream's ring. Raises ConfigError if it is too small to turn."""
+    dtype = np.dtype(stream.source.dtype)
+    event_bytes = prod(stream.source.shape) * dtype.itemsize
+    events = stream.block_events or min(MAX_BLOCK_EVENTS, max(1, BLOCK_BYTES // event_bytes))
+    slots = min(MAX_SLOTS, stream.ring_bytes // (events * event_bytes))
+    if slots < MIN_SLOTS:
+        raise ConfigError(
+            f"stream {stream.name}: ring_bytes = {stream.ring_bytes} holds {slots} blocks of {events} events "
+            f"of {event_bytes} bytes; at least {MIN_SLOTS} are needed: "
+            f"set ring_bytes = {MIN_SLOTS * events * event_bytes} or a smaller block_events"
+        )
+    return RingLayout(slots, events, tuple(stream.source.shape), dtype, len(stream.attach), packed)
+
+
+def routes(stream: StreamConfig) -> list[Route]:
+    return [Route(name=r.name, when=r.when, one_in=r.one_in) for r in stream.route]
+
+
+def columns_of(spec: StageSpec) -> tuple[Column, ...]:
+    return tuple(Column(c.name, c.dtype, c.labels) for c in spec.columns)
+
+
+def attached_names(spec: StageSpec) -> tuple[str, ...]:
+    return tuple(parse_attach(text).name for text in spec.settings.attach)
+
+
+def make_router(spec: StageSpec) -> Router:
+    """The stream's rules over its columns. Raises RouteError (a ConfigError)."""
+    stream = spec.settings
+    return Router(routes(stream), columns_of(spec), attached_names(spec), spec.config.run, stream.name)
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """Everything in a stream's shared memory, in order."""
+
+    ingest: PageLayout
+    inference: PageLayout
+    sink: PageLayout
+    ring: RingLayout
+
+    @property
+    def sizes_bytes(self) -> list[int]:
+        pages = [page.size_bytes for page in (self.ingest, self.inference, self.sink)]
+        return [*pages, ids.TABLE_BYTES, self.ring.size_bytes]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(memory.aligned(size) for size in self.sizes_bytes)
+
+
+def layouts(stream: StreamConfig, columns: tuple[ColumnRef, ...]) -> Layouts:
+    packed = sum(max(1, len(column.labels)) for column in columns)
+    names = [route.name for route in stream.route]
+    # One file series per route, one for fail-open, one for the results of every event.
+    cursor_cells = (len(names) + 2) * CURSOR_INTS
+    return Layouts(
+        ingest_layout(), inference_layout(), sink_layout(names, cursor_cells), ring_layout(stream, packed)
+    )
+
+
+class Shared:
+    """A stream's shared memory as one process sees it."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        self.layouts = layouts(spec.settings, spec.columns)
+        whole = memory.attach(spec.fd)
+        parts = memory.carve(whole, self.layouts.sizes_bytes)
+        self.pages = dict(zip(("ingest", "inference", "sink"), parts, strict=False))
+        self.table = parts[3]
+        self.ring = Ring(parts[4], self.layouts.ring)
+
+    def reader(self, stage: str) -> PageReader:
+        return PageReader(self.pages[stage], getattr(self.layouts, stage))
+
+
+def combined_sha256(parts: list[str]) -> str:
+    """One hash for several, in order: the model version of a stream with several bundles."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def describe(spec: StageSpec) -> dict[str, Any]:
+    """The resolved stream in plain values, for the log, `check` and the files."""
+    ring = layouts(spec.settings, spec.columns).ring
+    return {
+        "stream": spec.stream,
+        "bundles": [bundle.model_dump() for bundle in spec.bundles],
+        "columns": {column.name: [column.dtype, *column.labels] for column in spec.columns},
+        "ring": {"slots": ring.slots, "events": ring.events, "size_bytes": ring.size_bytes},
+    }

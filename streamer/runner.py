@@ -1,0 +1,318 @@
+"""The networks of one stream on one device: raw events in, one packed matrix of results out.
+
+Owns the device: how the bundles share one upload, one preprocessing where they agree, and one download.
+Knows no sockets, no slots and no rules. Two runners with one interface: the CPU's is the plain loop, the
+CUDA one has the same shape with fixed batch sizes, a graph for each, and two batches in flight.
+
+B batch, R packed width.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from models.bundle import BFLOAT16, FLOAT32, Bundle, Tolerance, verify_golden
+from models.manifest import BundleError
+
+Raw = npt.NDArray[Any]
+Packed = npt.NDArray[np.float32]
+
+log = logging.getLogger(__name__)
+
+# Batch of the measurement that chooses how to run on a CPU: where throughput has levelled off and the
+# activations still lie in the cache (measured: docs/decisions/cpu-inference.md).
+TRIAL_EVENTS = 8
+TRIALS = 5
+# bf16 must pay clearly before its rounding is taken.
+MIN_GAIN = 1.1
+
+
+class Pending(Protocol):
+    """A batch under way."""
+
+    def done(self) -> bool: ...
+
+    def wait(self) -> Packed:
+        """The packed results [B, R]."""
+
+
+class Runner(Protocol):
+    """What inference needs of a device."""
+
+    depth: int
+    """Batches that may be under way at once."""
+
+    def submit(self, blocks: Sequence[Raw]) -> Pending:
+        """Begin a batch: the events of all blocks in order, each [n, *event]."""
+
+
+class Networks(nn.Module):
+    """All bundles of a stream as one module: raw [B, *event] -> packed float32 [B, R].
+
+    Bundles whose preprocessing is the same share it.
+    """
+
+    def __init__(self, bundles: Sequence[Bundle]) -> None:
+        super().__init__()
+        self._keys = [bundle.preprocess_key for bundle in bundles]
+        self._steps = nn.ModuleDict({bundle.preprocess_key: bundle.preprocess for bundle in bundles})
+        self._networks = nn.ModuleList(bundle.network for bundle in bundles)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        ready = {key: steps(raw) for key, steps in self._steps.items()}
+        packed = [net(ready[key]) for key, net in zip(self._keys, self._networks, strict=True)]
+        return torch.cat(packed, dim=1)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A batch that is ready: what the CPU gives."""
+
+    packed: Packed
+
+    def done(self) -> bool:
+        return True
+
+    def wait(self) -> Packed:
+        return self.packed
+
+
+class NoRunner:
+    """A stream without bundles: every event gets an empty row, and the routes decide on ids and scalars."""
+
+    depth = 1
+
+    def submit(self, blocks: Sequence[Raw]) -> Pending:
+        return Finished(np.empty((sum(map(len, blocks)), 0), np.float32))
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to run on the CPU."""
+
+    name: str
+    bf16: bool
+    tolerance: Tolerance
+
+
+MODES = (
+    Mode("float32, channels last", False, FLOAT32),
+    Mode("bfloat16, channels last", True, BFLOAT16),
+)
+
+
+class CpuRunner:
+    """The plain loop. `mode` None measures which way is fastest here and still gives the golden answers."""
+
+    depth = 1
+
+    def __init__(self, bundles: Sequence[Bundle], max_events: int, mode: Mode | None = None) -> None:
+        self._max_events = max_events
+        self._networks = _channels_last(Networks(bundles))
+        self._mode = mode or self._choose(bundles)
+        for bundle in bundles:
+            self._verify(bundle, self._mode)
+
+    @property
+    def mode(self) -> Mode:
+        return self._mode
+
+    def submit(self, blocks: Sequence[Raw]) -> Pending:
+        tensors = [torch.from_numpy(block) for block in blocks]
+        raw = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        parts = [self._run(part, self._mode) for part in raw.split(self._max_events)]
+        return Finished(np.concatenate(parts) if len(parts) > 1 else parts[0])
+
+    def _run(self, raw: Tensor, mode: Mode) -> Packed:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=mode.bf16):
+            packed: Packed = self._networks(raw).float().numpy()
+        return packed
+
+    def _choose(self, bundles: Sequence[Bundle]) -> Mode:
+        """The fastest mode in which every bundle gives its golden answers."""
+        raw = _repeat(bundles[0].golden_input, TRIAL_EVENTS)
+        times = {mode.name: self._time(raw, mode) for mode in MODES}
+        plain, *others = MODES
+        good = [
+            m for m in others if times[m.name] * MIN_GAIN < times[plain.name] and self._agrees(bundles, m)
+        ]
+        chosen = min(good, key=lambda m: times[m.name], default=plain)
+        rates = ", ".join(f"{name} {TRIAL_EVENTS / t:.0f}/s" for name, t in times.items())
+        log.info("CPU with %d threads: %s; chosen: %s", torch.get_num_threads(), rates, chosen.name)
+        return chosen
+
+    def _time(self, raw: Tensor, mode: Mode) -> float:
+        """Best time of a batch, s; the first run warms up and is left out."""
+        self._run(raw, mode)
+        best = float("inf")
+        for _ in range(TRIALS):
+            start = time.perf_counter()
+            self._run(raw, mode)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    def _agrees(self, bundles: Sequence[Bundle], mode: Mode) -> bool:
+        try:
+            for bundle in bundles:
+                self._verify(bundle, mode)
+        except BundleError as error:
+            log.warning("%s is not used: %s", mode.name, error)
+            return False
+        return True
+
+    def _verify(self, bundle: Bundle, mode: Mode) -> None:
+        """Raises BundleError if this machine does not give the answers stored with the bundle."""
+
+        def run(raw: Tensor) -> Tensor:
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=mode.bf16):
+                packed: Tensor = bundle.network(bundle.preprocess(raw)).float()
+            return packed
+
+        verify_golden(bundle, run, mode.tolerance, f"{bundle.manifest.name} in {mode.name}")
+
+
+def _channels_last(networks: Networks) -> Networks:
+    """Convolutions are faster with the channels of a pixel side by side (docs/decisions/cpu-inference.md)."""
+    for parameter in networks.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return networks.eval()
+
+
+def _repeat(raw: Tensor, n: int) -> Tensor:
+    """`n` events from few. Through numpy: torch indexes no uint16."""
+    return torch.from_numpy(np.resize(raw.numpy(), (n, *raw.shape[1:])))
+
+
+class CudaRunner:
+    """Fixed batch sizes, one CUDA graph each, two batches in flight, an event instead of a synchronise.
+
+    `frames` is the ring's array of frames: its memory is registered with CUDA once (page-locked), so that
+    uploads are asynchronous and of raw integers. Preprocessing, networks and the one packed download are in
+    the graph; the uploads are outside it, because a batch lies wherever its slots lie.
+    """
+
+    depth = 2
+
+    def __init__(self, bundles: Sequence[Bundle], frames: Raw, max_events: int, device: torch.device) -> None:
+        self._device = device
+        register(frames)
+        raw_type = torch.from_numpy(frames[:0]).dtype
+        networks = _channels_last(Networks(bundles)).to(device)
+        event_shape = tuple(bundles[0].manifest.input_shape)
+        sizes = [1 << power for power in range((max_events - 1).bit_length() + 1)]
+        pool = torch.cuda.graph_pool_handle()
+        self._lanes = [
+            _Lane(networks, (sizes[-1], *event_shape), raw_type, sizes, pool, device)
+            for _ in range(self.depth)
+        ]
+        self._next = 0
+        for bundle in bundles:
+            verify_golden(bundle, self._one(bundle), BFLOAT16, f"{bundle.manifest.name} on {device}")
+
+    def submit(self, blocks: Sequence[Raw]) -> Pending:
+        lane = self._lanes[self._next]
+        self._next = (self._next + 1) % self.depth
+        return lane.submit(blocks)
+
+    def _one(self, bundle: Bundle) -> Callable[[Tensor], Tensor]:
+        def run(raw: Tensor) -> Tensor:
+            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+                packed: Tensor = bundle.network(bundle.preprocess(raw.to(self._device))).float()
+            return packed
+
+        return run
+
+
+class _Lane:
+    """One of the batches in flight: its stream, its static input and output, a graph for each batch size."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        sizes: Sequence[int],
+        pool: Any,
+        device: torch.device,
+    ) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._input = torch.zeros(shape, dtype=dtype, device=device)
+        self._sizes = sizes
+        self._event = torch.cuda.Event()
+        self._n = 0
+        # Largest first: the later graphs fit into the memory that it took.
+        graphs = {size: self._capture(networks, size, pool) for size in reversed(sizes)}
+        self._graphs = {size: graph for size, (graph, _) in graphs.items()}
+        self._outputs = {size: output for size, (_, output) in graphs.items()}
+
+    def _capture(self, networks: Networks, size: int, pool: Any) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        raw = self._input[:size]
+
+        def forward() -> Tensor:
+            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+                packed: Tensor = networks(raw).float()
+            return packed
+
+        with torch.cuda.stream(self._stream):
+            width = [forward() for _ in range(3)][-1].shape[1]  # warm-up: libraries choose their kernels
+        self._stream.synchronize()
+        output = torch.empty((size, width), dtype=torch.float32, pin_memory=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+            output.copy_(forward(), non_blocking=True)
+        return graph, output
+
+    def submit(self, blocks: Sequence[Raw]) -> Pending:
+        with torch.cuda.stream(self._stream):
+            start = 0
+            for block in blocks:
+                self._input[start : start + len(block)].copy_(torch.from_numpy(block), non_blocking=True)
+                start += len(block)
+            self._n = start
+            self._size = next(size for size in self._sizes if size >= start)
+            self._graphs[self._size].replay()
+            self._event.record(self._stream)
+        return self
+
+    def done(self) -> bool:
+        return bool(self._event.query())
+
+    def wait(self) -> Packed:
+        self._event.synchronize()
+        packed: Packed = self._outputs[self._size][: self._n].numpy().copy()
+        return packed
+
+
+def register(frames: Raw) -> None:
+    """Page-lock the memory of `frames` for CUDA. Slow, so once, before the stage is ready.
+
+    torch has no call that locks memory in place (pytorch#32167), so the runtime's own is used.
+    """
+    whole = frames.base if isinstance(frames.base, np.ndarray) else frames
+    code = int(torch.cuda.cudart().cudaHostRegister(whole.ctypes.data, whole.nbytes, 0))
+    if code:
+        log.warning("cudaHostRegister gave error %d: uploads will be slower (unlocked memory)", code)
+
+
+def make_runner(bundles: Sequence[Bundle], frames: Raw, max_events: int, device: str, threads: int) -> Runner:
+    """The runner for `device` (auto, cpu, cuda, cuda:N). Raises BundleError when golden answers differ."""
+    if not bundles:
+        return NoRunner()
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        largest = max(max_events, frames.shape[1])  # a block is never cut, so the largest must fit
+        return CudaRunner(bundles, frames, largest, torch.device("cuda" if device == "auto" else device))
+    torch.set_num_threads(threads or default_threads())
+    return CpuRunner(bundles, max_events)
+
+
+def default_threads() -> int:
+    """All cores but one, which the wire and the files need."""
+    return max(1, torch.get_num_threads() - 1)

@@ -1,0 +1,86 @@
+"""The frame of every stage process: read the spec, catch signals, say that it lives, leave with a code.
+
+Owns the life of a process, not its work. Signal handlers only record; the work loop looks at `stopping`.
+Exit codes: 0 drained, 70 a stage or a device failed and shall be started again, 78 the configuration does
+not allow a start (sysexits.h), so that starting again is useless.
+"""
+
+import ctypes
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from streamer import log
+from streamer.errors import ConfigError
+from streamer.ledger import Page
+from streamer.plan import Shared, StageSpec
+
+EXIT_RESTART = 70
+EXIT_CONFIG = 78
+# How long a stage may take after SIGTERM to finish what it holds.
+DRAIN_S = 10.0
+# Longest wait in a stage's loop: the rhythm of its sign of life and of looking at `stopping`.
+IDLE_MS = 100
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Stage:
+    """One stage process: its spec, its shared memory and its page."""
+
+    def __init__(self, name: str, spec: StageSpec) -> None:
+        self.name = name
+        self.spec = spec
+        self.stopping = False
+        self.shared = Shared(spec)
+        self.page = Page(self.shared.pages[name], getattr(self.shared.layouts, name))
+        self.log = logging.getLogger(f"{spec.stream}.{name}")
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches the whole group; the supervisor decides
+
+    def _stop(self, _signal: int, _frame: object) -> None:
+        self.stopping = True
+
+    def ready(self) -> None:
+        """The supervisor may start what feeds this stage."""
+        # What lives now lives to the end; collecting it again and again would pause the stream.
+        gc.collect()
+        gc.freeze()
+        self.page.announce(os.getpid(), ready=True)
+        self.alive()
+
+    def alive(self) -> None:
+        """A sign of progress, given from the work loop and not from a timer: a hung loop gives none."""
+        self.page.progress(time.monotonic_ns())
+
+
+def follow_parent() -> None:
+    """Ask the kernel for SIGTERM when the supervisor dies: no stage outlives it unseen."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() == 1:
+        os._exit(EXIT_RESTART)
+
+
+def main(name: str, run: Callable[[Stage], None]) -> None:
+    """Entry point of a stage process: `python -m streamer.<name> SPEC`. The one broad except is here."""
+    follow_parent()
+    spec = StageSpec.model_validate_json(Path(sys.argv[1]).read_text())
+    log.setup(f"{spec.stream}.{name}")
+    try:
+        run(Stage(name, spec))
+    except ConfigError as error:
+        logging.getLogger(name).error("%s", error)
+        code = EXIT_CONFIG
+    except Exception:
+        logging.getLogger(name).exception("the stage failed and will be started again")
+        code = EXIT_RESTART
+    else:
+        code = 0
+    logging.shutdown()
+    # Not sys.exit: interpreter teardown after a device error can hang, and nothing is left to do.
+    os._exit(code)
