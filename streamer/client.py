@@ -20,7 +20,7 @@ import zmq
 from streamer.errors import ConfigError, FrameError
 from streamer.results import KINDS, Array, Block, Kind, decode, topic
 
-Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
+Context: TypeAlias = zmq.Context[zmq.Socket[bytes]]
 
 HWM_BLOCKS: Final = 1000  # what waits in this process for a slow reader: some MB; beyond, blocks are missed
 MAX_PART_BYTES: Final = 64 << 20  # a column of 2**20 events with 16 float32 each

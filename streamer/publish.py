@@ -19,8 +19,8 @@ from streamer.errors import ConfigError
 from streamer.results import Array, Kind, ResultHeader, encode, topic, trains
 from streamer.wire.karabo_bridge_encode import encode as encode_bridge
 
-Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
-Socket: TypeAlias = "zmq.Socket[bytes]"
+Context: TypeAlias = zmq.Context[zmq.Socket[bytes]]
+Socket: TypeAlias = zmq.Socket[bytes]
 BridgeSocket: TypeAlias = Literal["REP", "PUB", "PUSH"]
 
 HWM_BLOCKS: Final = (
@@ -38,6 +38,9 @@ class _Bound:
         """ConfigError if `hwm` is no bound (0 means endless to ZeroMQ) or the endpoint cannot be bound."""
         if hwm < 1:
             raise ConfigError(f"{endpoint}: the queue of messages must be bounded by 1 or more, got {hwm}")
+        port = endpoint.rpartition(":")[2]
+        if port.isdecimal() and int(port) > 65535:  # libzmq would bind port modulo 65536
+            raise ConfigError(f"cannot bind {endpoint}: the port must be from 0 to 65535; choose another")
         self.socket: Socket = (context or zmq.Context.instance()).socket(kind)
         self.socket.set(zmq.LINGER, sockets.LINGER_MS)
         self.socket.set(zmq.SNDHWM, hwm)
