@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from streamer.errors import FrameError
-from streamer.wire import msgpack_guard
 from streamer.wire.arrays import show, view_array
 from streamer.wire.karabo_bridge_encode import encode
 from streamer.wire.karabo_bridge_v1 import decode_single_frame
+from streamer.wire.msgpack_guard import MessageGuard
 from streamer.wire.types import DEFAULT_LIMITS, Buffer, Limits, SourceData, Train
 
 __all__ = ["Limits", "SourceData", "Train", "decode", "encode"]
@@ -42,9 +42,9 @@ def decode(frames: Sequence[Buffer], limits: Limits = DEFAULT_LIMITS) -> Train:
 
 def _decode_pairs(frames: Sequence[Buffer], limits: Limits) -> dict[str, SourceData]:
     sources: dict[str, SourceData] = {}
-    properties_bytes = 0
+    guard = MessageGuard(limits)
     for index in range(0, len(frames), 2):
-        header = _read_header(frames[index], index, limits)
+        header = _read_header(frames[index], index, guard)
         source, content, payload = header.get("source"), header.get("content"), frames[index + 1]
         if type(source) is not str or type(content) is not str:
             raise FrameError(
@@ -54,24 +54,22 @@ def _decode_pairs(frames: Sequence[Buffer], limits: Limits) -> dict[str, SourceD
         read = _READERS.get(content)
         if read is None:
             raise _content_error(source, content)
-        if read is _read_properties:
-            properties_bytes += memoryview(payload).nbytes
-            _check_properties_size(properties_bytes, source, limits)
         data = sources.get(source)
         if data is None:  # an array may come before its source's properties
             data = sources[source] = SourceData({}, {}, {})
-        read(data, header, payload, limits)
+        read(data, header, payload, guard)
     return sources
 
 
-def _read_header(frame: Buffer, index: int, limits: Limits) -> _Header:
-    if len(frame) > limits.max_header_bytes:
+def _read_header(frame: Buffer, index: int, guard: MessageGuard) -> _Header:
+    limit_bytes = guard.limits.max_header_bytes
+    if len(frame) > limit_bytes:
         raise FrameError(
             "header_too_large",
-            f"frame {index}: header of {len(frame)} bytes, the limit is {limits.max_header_bytes}",
+            f"frame {index}: header of {len(frame)} bytes, the limit is {limit_bytes}",
         )
     try:
-        header = msgpack_guard.unpack(frame, limits)
+        header = guard.unpack(frame)
     except ValueError as error:
         raise FrameError("bad_header", f"frame {index}: {error}") from None
     if type(header) is not dict:
@@ -79,19 +77,10 @@ def _read_header(frame: Buffer, index: int, limits: Limits) -> _Header:
     return header
 
 
-def _check_properties_size(size_bytes: int, source: str, limits: Limits) -> None:
-    if size_bytes > limits.max_properties_bytes:
-        raise FrameError(
-            "bad_payload",
-            f"properties up to source {show(source)} take {size_bytes} bytes, "
-            f"the limit is {limits.max_properties_bytes}",
-        )
-
-
-def _read_properties(data: SourceData, header: _Header, payload: Buffer, limits: Limits) -> None:
+def _read_properties(data: SourceData, header: _Header, payload: Buffer, guard: MessageGuard) -> None:
     source = header["source"]
     try:
-        values = msgpack_guard.unpack(payload, limits)
+        values = guard.unpack(payload)
     except ValueError as error:
         raise FrameError("bad_payload", f"properties of source {show(source)}: {error}") from None
     problem = _not_text_keys(values)
@@ -130,17 +119,17 @@ def _not_text_keys(value: Any) -> str | None:
     return None
 
 
-def _read_array(data: SourceData, header: _Header, payload: Buffer, limits: Limits) -> None:
+def _read_array(data: SourceData, header: _Header, payload: Buffer, guard: MessageGuard) -> None:
     source, path = header["source"], header.get("path")
     if type(path) is not str:
         raise FrameError("bad_header", f"array of {show(source)}: 'path' must be text, got {show(path)}")
     if path in data.arrays:
         raise FrameError("bad_header", f"array {show(path)} of source {show(source)} comes twice")
     where = f"{source[:80]}[{path[:80]}]"
-    data.arrays[path] = view_array(header.get("dtype"), header.get("shape"), payload, where, limits)
+    data.arrays[path] = view_array(header.get("dtype"), header.get("shape"), payload, where, guard.limits)
 
 
-_READERS: Final[dict[str, Callable[[SourceData, _Header, Buffer, Limits], None]]] = {
+_READERS: Final[dict[str, Callable[[SourceData, _Header, Buffer, MessageGuard], None]]] = {
     "msgpack": _read_properties,
     "array": _read_array,
     # Sent until 2019 for camera images: an array with a map 'params' of its encoding, which nobody needs.

@@ -8,8 +8,8 @@ and so runs the sender's code.
 from typing import Any
 
 from streamer.errors import FrameError
-from streamer.wire import msgpack_guard
 from streamer.wire.arrays import show, view_array
+from streamer.wire.msgpack_guard import MessageGuard
 from streamer.wire.types import Array, Buffer, Limits, SourceData, Train
 
 
@@ -30,13 +30,12 @@ def decode_single_frame(frame: Buffer, limits: Limits) -> Train:
 
 
 def _unpack(frame: Buffer, limits: Limits) -> Any:
+    guard = MessageGuard(limits)
     try:
-        properties_bytes = msgpack_guard.walk(frame, limits)
+        properties_bytes = guard.walk(frame)
         if properties_bytes > limits.max_properties_bytes:
-            raise ValueError(
-                f"{properties_bytes} bytes of properties, the limit is {limits.max_properties_bytes}"
-            )
-        return msgpack_guard.unpack_walked(frame, limits)
+            raise ValueError(f"above {limits.max_properties_bytes} bytes of properties")
+        return guard.unpack_walked(frame)
     except ValueError as error:
         raise FrameError("bad_payload", f"version 1.0: {error}") from None
 

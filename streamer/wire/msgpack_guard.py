@@ -13,47 +13,15 @@ import msgpack  # type: ignore[import-untyped]  # ships no types
 
 from streamer.wire.types import Buffer, Limits
 
-# A reserved list item takes 8 bytes: a payload of n bytes with at most m containers can reserve n * m items
-# before it fails. 2**18 of them are 2 MiB, which is not worth a walk; payloads to 512 bytes never get one.
+# A reserved item of a list takes 8 bytes: n bytes with at most m containers can reserve n * m items
+# before it fails. 2**18 of them are 2 MiB, which is not worth a walk; payloads to 512 bytes never reach that.
 _UNWALKED_ITEMS: Final = 2**18
-_UNWALKED_BYTES: Final = 512
+_UNWALKED_PAYLOAD_BYTES: Final = 512
+# Beyond this all payloads of a message are walked: empty maps make 20 MB of it. 16 modules with 20 arrays
+# each are 50 kB.
+_UNWALKED_MESSAGE_BYTES: Final = 2**18
 
 _NOT_CONTAINERS: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
-
-
-def unpack(data: Buffer, limits: Limits) -> Any:
-    """The value of a msgpack payload; maps have str or bytes keys. Raises ValueError with the cause."""
-    size_bytes = len(data)
-    if size_bytes > _UNWALKED_BYTES and not _surely_small(data, size_bytes, limits):
-        walk(data, limits)
-    return unpack_walked(data, limits)
-
-
-def _surely_small(data: Buffer, size_bytes: int, limits: Limits) -> bool:
-    """True if even the worst reading of these bytes stays within the limits (found at the speed of C)."""
-    if size_bytes > limits.max_items:
-        return False
-    containers = len(bytes(data).translate(None, _NOT_CONTAINERS))
-    return containers <= limits.max_containers and containers * size_bytes <= _UNWALKED_ITEMS
-
-
-def unpack_walked(data: Buffer, limits: Limits) -> Any:
-    """The same for a payload that `walk` has passed."""
-    size_bytes = len(data)
-    try:
-        return msgpack.unpackb(
-            data,
-            ext_hook=_refuse_extension,
-            max_array_len=limits.max_items,
-            max_map_len=limits.max_items,
-            max_str_len=size_bytes,
-            max_bin_len=size_bytes,
-            max_ext_len=0,
-        )
-    except msgpack.StackError:
-        raise ValueError("nested too deeply") from None
-    except msgpack.FormatError:
-        raise ValueError("not msgpack") from None
 
 
 def _refuse_extension(code: int, _: bytes) -> NoReturn:
@@ -89,31 +57,77 @@ _OTHER_MARKERS: Final = {
 _MARKERS: Final = [_marker(byte) for byte in range(256)]
 
 
-def walk(data: Buffer, limits: Limits) -> int:
-    """Number of bytes outside long strings and binaries; builds nothing. Takes about 0.1 us per item.
+class MessageGuard:
+    """Unpacks the payloads of one message and keeps count of what they take together."""
 
-    Raises ValueError as soon as items or containers are too many or more are claimed than bytes remain.
-    """
-    position = items = containers = long_bytes = 0
-    end, pending = len(data), 1
-    while pending:
-        if pending > end - position:
-            raise ValueError(f"truncated: {pending} more items claimed, {end - position} bytes left")
-        kind, number = _MARKERS[data[position]]
-        position += 1
-        if kind > _CONTAINER:
-            if kind == _INVALID:
-                raise ValueError(f"byte 0x{data[position - 1]:02x} has no place in the format")
-            width, number = number, int.from_bytes(data[position : position + number], "big")
-            position += width
-        if kind in (_LEAF, _BYTES):
-            position += number
-            pending -= 1
-            long_bytes += number if kind == _BYTES else 0
-        else:
-            containers += 1
-            pending += (2 * number if kind == _PAIRS else number) - 1
-        items += 1
-        if items > limits.max_items or containers > limits.max_containers:
-            raise ValueError(f"above {limits.max_items} items or {limits.max_containers} maps and lists")
-    return end - long_bytes
+    __slots__ = ("_containers", "_items", "_size_bytes", "limits")
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._size_bytes = self._items = self._containers = 0
+
+    def unpack(self, data: Buffer) -> Any:
+        """The value of a payload; maps have str or bytes keys. Raises ValueError with the cause."""
+        self._size_bytes += len(data)
+        if self._size_bytes > self.limits.max_properties_bytes:
+            raise ValueError(f"above {self.limits.max_properties_bytes} bytes of headers and properties")
+        if not self._surely_small(data):
+            self.walk(data)
+        return self.unpack_walked(data)
+
+    def _surely_small(self, data: Buffer) -> bool:
+        """True if even the worst reading of these bytes stays within the limits (found at the speed of C)."""
+        size_bytes = len(data)
+        if self._size_bytes > _UNWALKED_MESSAGE_BYTES:
+            return False
+        if size_bytes <= _UNWALKED_PAYLOAD_BYTES:
+            return True
+        containers = len(bytes(data).translate(None, _NOT_CONTAINERS))
+        return containers <= self.limits.max_containers and containers * size_bytes <= _UNWALKED_ITEMS
+
+    def unpack_walked(self, data: Buffer) -> Any:
+        """The same for a payload that `walk` has passed."""
+        try:
+            return msgpack.unpackb(
+                data,
+                ext_hook=_refuse_extension,
+                max_array_len=self.limits.max_items,
+                max_map_len=self.limits.max_items,
+                max_str_len=len(data),
+                max_bin_len=len(data),
+                max_ext_len=0,
+            )
+        except msgpack.StackError:
+            raise ValueError("nested too deeply") from None
+        except msgpack.FormatError:
+            raise ValueError("not msgpack") from None
+
+    def walk(self, data: Buffer) -> int:
+        """Number of bytes outside long strings and binaries; builds nothing. Takes about 0.1 us per item.
+
+        Raises ValueError as soon as items or containers are too many or more are claimed than bytes remain.
+        """
+        limits = self.limits
+        position = long_bytes = 0
+        end, pending = len(data), 1
+        while pending:
+            if pending > end - position:
+                raise ValueError(f"truncated: {pending} more items claimed, {end - position} bytes left")
+            kind, number = _MARKERS[data[position]]
+            position += 1
+            if kind > _CONTAINER:
+                if kind == _INVALID:
+                    raise ValueError(f"byte 0x{data[position - 1]:02x} has no place in the format")
+                width, number = number, int.from_bytes(data[position : position + number], "big")
+                position += width
+            if kind in (_LEAF, _BYTES):
+                position += number
+                pending -= 1
+                long_bytes += number if kind == _BYTES else 0
+            else:
+                self._containers += 1
+                pending += (2 * number if kind == _PAIRS else number) - 1
+            self._items += 1
+            if self._items > limits.max_items or self._containers > limits.max_containers:
+                raise ValueError(f"above {limits.max_items} items or {limits.max_containers} maps and lists")
+        return end - long_bytes

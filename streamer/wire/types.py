@@ -26,12 +26,12 @@ class Limits:
     max_frames: int = 4096
     # A real header has 100 to 300 bytes; one of this size is not a header.
     max_header_bytes: int = 64 * 1024
-    # All property maps of a message together (in 1.0 all that is not an array). A slow device sends some kB.
+    # Headers and property maps of a message (in 1.0 all that is not an array). A slow device sends some kB.
     # Python objects take up to about 20 times their msgpack bytes, so this also bounds memory to some 80 MB.
     max_properties_bytes: int = 4 * 1024 * 1024
-    # Items in a property map with all that is nested in it; a list of ids per pulse has at most 2700.
-    max_items: int = 65536
-    # Maps and lists in a property map: an empty one is 1 byte on the wire and 64 in memory.
+    # Items in them: 16 modules with three lists of 800 ids are 38 thousand. Walking this many takes 10 ms.
+    max_items: int = 2**16
+    # Maps and lists in them: an empty one is 1 byte on the wire, 80 in memory; a slow device has some tens.
     max_containers: int = 4096
     # (pulse, module, gain, slow, fast) are 5; nobody sends more than 8.
     max_ndim: int = 8
