@@ -1,0 +1,245 @@
+"""A series of European XFEL HDF5 files, safe against kill -9 at every byte: the interface of the store.
+
+The caller owns the cursor (int64[CURSOR_INTS], all zero at first), and makes it durable after each call that
+changes it. What the cursor names is stored; after a crash `resume` brings the files back to the cursor, and
+appending the same events again stores them once. No clock, no sockets, no threads here.
+"""
+
+import contextlib
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.errors import ConfigError, StoreError
+from streamer.store import exdf, lanes
+from streamer.store.compact import close_file
+from streamer.store.disk import store_errors
+from streamer.store.lanes import Capacity, Lane, Piece, State
+from streamer.store.rows import Block, Rows
+from streamer.store.seen import Seen
+from streamer.store.segment import Segment, check_space, create_segment
+from streamer.store.spec import RunInfo, SeriesSpec
+
+Cursor = NDArray[np.int64]
+_SegmentId = tuple[int, int]  # lane, sequence
+
+
+class Series:
+    """Writes one file series. `reserve_bytes` stay free on the disk: no segment is opened below that."""
+
+    CURSOR_INTS: ClassVar[int] = lanes.CURSOR_INTS
+
+    def __init__(self, spec: SeriesSpec, info: RunInfo, reserve_bytes: int = 0) -> None:
+        self._spec = spec
+        self._info = info
+        self._reserve_bytes = reserve_bytes
+        self._capacity = Capacity(spec.rows, spec.trains)
+        self._open: dict[_SegmentId, Segment] = {}
+        self._seen = Seen()
+
+    def prepare(self) -> None:
+        """Check, before a run starts, that its files can be written. Raises ConfigError."""
+        directory = self._spec.directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+            existing = sorted(path.name for path, _ in self._files())
+            check_space(self._spec, self._reserve_bytes)
+        except (OSError, StoreError) as error:
+            raise ConfigError(f"output directory {directory} cannot be used: {error}") from error
+        if existing:
+            raise ConfigError(
+                f"{directory} already holds {len(existing)} files of run {self._info.run}, series "
+                f"{self._spec.name!r} (e.g. {existing[0]}), which are not overwritten; "
+                "choose another run number or directory"
+            )
+
+    def resume(self, cursor: Cursor) -> None:
+        """Bring the files back to what `cursor` names: call it at every start, also the first.
+
+        Removes half-made files and segments of an append that did not count, takes back uncommitted index
+        entries and finishes interrupted closings; marks in `cursor` the segments it finds closed. Raises
+        StoreError, and ConfigError if files of another start of this run are in the way.
+        """
+        self.release()
+        state = State.read(cursor)
+        for path, match in self._files():
+            if match["part"]:
+                path.unlink(missing_ok=True)
+            elif not _known(state, match):
+                self._remove_stray(path)
+        for number, lane in enumerate(state.lanes):
+            state = state.with_lane(number, self._resume_lane(number, lane))
+        state.write(cursor)
+
+    def append(
+        self,
+        cursor: Cursor,
+        train_ids: NDArray[np.uint64],
+        pulse_ids: NDArray[np.uint64],
+        rows: Rows,
+        now: float,
+        select: NDArray[np.intp] | None = None,
+    ) -> None:
+        """Store events (u8[n] ids, rows[t][k] of shape [n, *key shape]), or of them those at positions
+        `select`.
+
+        Train ids must not decrease within one append. `now` in unix seconds. On return the events are in the
+        files and `cursor` names them. On StoreError nothing of the append counts and `cursor` is as before.
+        """
+        block = Block(self._spec, (train_ids, pulse_ids), rows, select)
+        if not len(block.train_ids):
+            return
+        before = self._finish(State.read(cursor))
+        trains = lanes.trains_of(block.train_ids)
+        pieces, after = lanes.plan(before, self._capacity, trains, self._stored(before, trains.ids))
+        try:
+            for piece in pieces:
+                self._segment(piece, now).write_rows(piece, block)
+            for piece in pieces:
+                self._open[piece.lane, piece.sequence].commit(piece, round(now * 1e9))
+        except BaseException:
+            self._take_back(pieces, before)
+            raise
+        after.write(cursor)
+
+    def roll(self, cursor: Cursor, info: RunInfo) -> None:
+        """Close what is open and go on in new segments under new run values. Raises StoreError."""
+        self._close_all(cursor)
+        self._info = replace(info, created=self._info.created)
+
+    def close(self, cursor: Cursor) -> None:
+        """Close every segment; a series without events gets one empty file. Raises StoreError."""
+        self._close_all(cursor)
+        state = State.read(cursor)
+        if not any(lane.opened for lane in state.lanes):
+            path = self._path(0, 0)
+            create_segment(path, replace(self._spec, rows=1, trains=1), self._info, 0, self._info.created)
+            close_file(path)
+            state.with_lane(0, Lane(opened=1, closed=1)).write(cursor)
+
+    def release(self) -> None:
+        """Close the file descriptors and leave the files as they are."""
+        for segment in self._open.values():
+            segment.close()
+        self._open.clear()
+
+    def _close_all(self, cursor: Cursor) -> None:
+        state = State.read(cursor)
+        for number, lane in enumerate(state.lanes):
+            state = state.with_lane(number, replace(lane, is_open=0))
+        self._finish(state).write(cursor)
+
+    def _finish(self, state: State) -> State:
+        """Close the segments that filled up in an earlier append, whose cursor is durable by now."""
+        for number, lane in enumerate(state.lanes):
+            for sequence in lane.pending:
+                self._discard((number, sequence))
+                close_file(self._path(number, sequence))
+            if lane.pending:
+                closed = replace(lane, closed=lane.pending.stop) if lane.is_open else lane.all_closed()
+                state = state.with_lane(number, closed)
+        return state
+
+    def _stored(self, state: State, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which of the trains a main lane has an entry for. Only late trains need a look into the files."""
+        last = [lane.last_train for lane in state.lanes if lane.is_open and lane.trains]
+        stored = np.isin(ids, np.array(last, np.uint64))
+        late = ~stored & (ids <= np.uint64(state.newest))
+        if late.any():
+            stored[late] = self._in_files(state, ids[late])
+        return stored
+
+    def _in_files(self, state: State, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        main = list(enumerate(state.lanes[: lanes.MAIN_LANES]))
+        closed = [self._path(number, i) for number, lane in main for i in range(lane.opened - lane.is_open)]
+        found = self._seen.stored(ids, closed)
+        for number, lane in main:
+            if lane.is_open:
+                found |= np.isin(ids, self._opened((number, lane.sequence)).train_ids(lane.trains))
+        return found
+
+    def _segment(self, piece: Piece, now: float) -> Segment:
+        key = (piece.lane, piece.sequence)
+        if piece.row == 0:  # its first events
+            self._discard(key)
+            check_space(self._spec, self._reserve_bytes)
+            with store_errors(self._path(*key), "creating the directory of"):
+                self._directory(piece.lane).mkdir(parents=True, exist_ok=True)
+            create_segment(self._path(*key), self._spec, self._info, piece.sequence, exdf.utc_text(now))
+        return self._opened(key)
+
+    def _opened(self, key: _SegmentId) -> Segment:
+        if key not in self._open:
+            self._open[key] = Segment(self._path(*key), self._spec)
+        return self._open[key]
+
+    def _discard(self, key: _SegmentId) -> None:
+        segment = self._open.pop(key, None)
+        if segment is not None:
+            segment.close()
+
+    def _take_back(self, pieces: list[Piece], before: State) -> None:
+        """After a failed append: its new segments vanish, the others are cut back; resume does the same."""
+        for piece in pieces:
+            key = (piece.lane, piece.sequence)
+            lane = before.lanes[piece.lane]
+            with contextlib.suppress(
+                OSError, StoreError
+            ):  # the disk failed already; that error is the one to tell
+                if piece.sequence >= lane.opened:
+                    self._discard(key)
+                    os.unlink(self._path(*key))
+                elif key in self._open:
+                    self._open[key].cut(lane)
+
+    def _resume_lane(self, number: int, lane: Lane) -> Lane:
+        if not lane.is_open:
+            return lane
+        path = self._path(number, lane.sequence)
+        segment = Segment(path, self._spec)
+        segment.cut(lane)
+        if segment.can_go_on:
+            self._open[number, lane.sequence] = segment
+            return lane
+        segment.close()
+        return replace(
+            lane, is_open=0
+        )  # a closing was interrupted, or the layout changed: the next call finishes it
+
+    def _remove_stray(self, path: Path) -> None:
+        with store_errors(path, "looking at"):
+            created = exdf.created(path)
+            if created != self._info.created:
+                raise ConfigError(
+                    f"{path} belongs to another start of run {self._info.run} (created {created}, this start "
+                    f"{self._info.created}) and is not overwritten; choose another run number or directory"
+                )
+            path.unlink()
+
+    def _files(self) -> list[tuple[Path, Any]]:
+        """All files of the series, also half-made ones, with the match of their names."""
+        pattern = exdf.file_pattern(self._spec.name, self._info.run)
+        directories = dict.fromkeys(self._directory(lane) for lane in range(lanes.LANES))
+        with store_errors(self._spec.directory / self._spec.name, "looking for files of"):
+            paths = [path for there in directories if there.is_dir() for path in there.iterdir()]
+        matches = [(path, pattern.fullmatch(path.name)) for path in paths]
+        return [(path, match) for path, match in matches if match]
+
+    def _directory(self, lane: int) -> Path:
+        repeat = lane - lanes.MAIN_LANES + 1
+        return self._spec.directory / f"repeat{repeat}" if repeat > 0 else self._spec.directory
+
+    def _path(self, lane: int, sequence: int) -> Path:
+        return self._directory(lane) / exdf.file_name(self._spec.name, self._info.run, lane, sequence)
+
+
+def _known(state: State, match: Any) -> bool:
+    lane, sequence = int(match["lane"]), int(match["sequence"])
+    return lane < len(state.lanes) and sequence < state.lanes[lane].opened
