@@ -1,0 +1,115 @@
+"""The control socket of a running pipeline: what it does, and another bundle for one of its streams.
+
+Owns the protocol: one msgpack map asked, one answered, over an ipc socket in a folder that only its user can
+open. Requests: {"command": "status"}; {"command": "swap", "stream": NAME, "bundle": NAME OR FOLDER}.
+Answers: {"ok": true, ...} or {"ok": false, "error": TEXT}.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import msgpack  # type: ignore[import-untyped]  # ships no types
+import zmq
+
+from streamer import sockets
+from streamer.errors import ConfigError, StreamerError
+
+# A bundle must be read, checked and warmed up within this time.
+SWAP_S = 120.0
+SLICE_MS = 100
+
+Answer = dict[str, Any]
+
+
+class ControlServer:
+    """Answers in a thread of its own: a slow swap delays nothing but the next request.
+
+    `commands` maps a command to the function that takes the request and gives the answer.
+    """
+
+    def __init__(self, endpoint: str, commands: Mapping[str, Callable[[Answer], Answer]]) -> None:
+        self._endpoint, self._commands = endpoint, commands
+        self._stopped = threading.Event()
+        _private_folder(endpoint)
+        self._context = zmq.Context()
+        self._refuse_if_running()
+        self._socket = sockets.reply_socket(self._context, endpoint)
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._thread.start()
+
+    def _refuse_if_running(self) -> None:
+        """An ipc address can be taken from its owner without an error: ask first whether someone answers."""
+        try:
+            sockets.ask(self._context, self._endpoint, {"command": "ping"}, timeout_s=0.3)
+        except TimeoutError:
+            return
+        self._context.term()
+        raise ConfigError(f"another run answers at {self._endpoint}; stop it, or set another `control` here")
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            if self._socket.poll(SLICE_MS):
+                self._socket.send(msgpack.packb(self._answer(sockets.receive_request(self._socket))))
+
+    def _answer(self, request: Answer) -> Answer:
+        command = str(request.get("command"))
+        if command == "ping":
+            return {"ok": True}
+        if command not in self._commands:
+            return {
+                "ok": False,
+                "error": f"unknown command {command[:40]!r}; known: {list(self._commands)}",
+            }
+        try:
+            return {"ok": True} | self._commands[command](request)
+        except (StreamerError, TimeoutError) as error:
+            return {"ok": False, "error": str(error)}
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._thread.join(timeout=SWAP_S + 1)
+        self._socket.close()
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _private_folder(endpoint: str) -> None:
+    """Make the folder of an ipc address, for its user only. Raises ConfigError if it is another's."""
+    if not endpoint.startswith("ipc://"):
+        raise ConfigError(f"control: expected an ipc:// address, got {endpoint}: it has no authentication")
+    folder = Path(endpoint.removeprefix("ipc://")).parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"control: cannot make the folder {folder}: {error.strerror}") from error
+    status = folder.stat()
+    if status.st_uid != os.getuid():
+        raise ConfigError(f"control: {folder} belongs to another user; set `control` in the configuration")
+
+
+def forward_swap(address: str, bundle: str) -> Answer:
+    """Ask a stream's inference for another bundle and wait. Raises TimeoutError."""
+    with zmq.Context() as context:
+        return sockets.ask(context, address, {"bundle": bundle}, SWAP_S)
+
+
+def request(endpoint: str, command: Answer, timeout_s: float = 5.0) -> Answer:
+    """Ask a running pipeline. Raises ConfigError if none answers or it refuses."""
+    with zmq.Context() as context:
+        try:
+            answer = sockets.ask(context, endpoint, command, timeout_s)
+        except TimeoutError as error:
+            raise ConfigError(
+                f"no running pipeline answers: {error}. Is one running, as this user?"
+            ) from error
+    if not answer.get("ok"):
+        raise ConfigError(str(answer.get("error", "refused without a reason")))
+    return answer

@@ -1,0 +1,216 @@
+"""A run, from configuration to closed ledger. Read this first.
+
+    facility ──ZeroMQ──> ingest ──slot──> inference ──slot──> sink ──> files, sorted by route
+                           │                  │                 └────> results (PUB), Karabo Bridge
+                           │                  └──> verdicts (PUB, first out)
+                     wire, assemble      runner (models), routing
+                     one copy into       one batch on the device,
+                     a shared slot       one packed copy back
+
+Each stage is one process and one module of that name; the blocks lie in a ring of shared memory (`ring`) and
+move by token. This module builds the stages in data order; the `supervisor` keeps them running; the `ledger`,
+in the same memory, says where every event went. `docs/life-of-an-event.md` tells the way in words.
+"""
+
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+import numpy as np
+import torch
+import zmq
+
+import streamer
+from streamer import memory
+from streamer.archive import Archive
+from streamer.config import RunConfig, StreamConfig
+from streamer.errors import ConfigError
+from streamer.ledger import StreamLedger, as_report, read_stream
+from streamer.metrics import Snapshot
+from streamer.plan import (
+    BundleRef,
+    ColumnRef,
+    Shared,
+    StageSpec,
+    layouts,
+    make_router,
+    read_bundles,
+    source_spec,
+)
+from streamer.ring import FREE
+from streamer.supervisor import Child, Supervisor
+from streamer.versions import current_version
+
+log = logging.getLogger(__name__)
+
+# In data order: a stage stops after the ones before it have handed on what they hold.
+STAGES = ("ingest", "inference", "sink")
+
+
+@dataclass
+class Stream:
+    """One stream of the run, as the supervisor's process sees it."""
+
+    spec: StageSpec
+    shared: Shared
+    children: dict[str, Child]
+
+    def ledger(self) -> StreamLedger:
+        read = self.shared.reader
+        return read_stream(read("ingest"), read("inference"), read("sink"))
+
+    def snapshot(self) -> Snapshot:
+        """Everything that is exported of the stream."""
+        come, work = self.shared.reader("ingest"), self.shared.reader("inference")
+        arrived, worked = come.read(), work.read()
+        return Snapshot(
+            ledger=self.ledger(),
+            bytes_received=come.get(arrived, "bytes"),
+            reconnects=come.get(arrived, "reconnects"),
+            batches=work.get(worked, "batches"),
+            batch_events=worked[work.layout.span("batch_events")].tolist(),
+            model_errors=work.get(worked, "model_errors"),
+            swaps=work.get(worked, "swaps"),
+            busy_s=work.get(worked, "busy_ns") * 1e-9,
+            slots_in_use=int(np.count_nonzero(self.shared.ring.state != FREE)),
+            slots=self.shared.ring.layout.slots,
+            restarts={name: child.restarts for name, child in self.children.items()},
+            up={name: child.up for name, child in self.children.items()},
+            bundles=[(ref.name, ref.sha256) for ref in current_version(self.spec)],
+        )
+
+
+def resolve(config: RunConfig, stream: StreamConfig, fd: int, folder: Path) -> StageSpec:
+    """Work out one stream. Raises ConfigError where configuration, bundles and machine contradict."""
+    found = read_bundles(stream)
+    columns = [column for _, manifest in found for column in manifest.columns]
+    source_spec(stream)
+    spec = StageSpec(
+        config=config,
+        stream=stream.name,
+        fd=fd,
+        folder=str(folder),
+        bundles=tuple(BundleRef(name=m.name, path=str(path), sha256=m.sha256) for path, m in found),
+        columns=tuple(ColumnRef(name=c.name, dtype=c.dtype, labels=c.labels) for c in columns),
+        created=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
+    )
+    make_router(spec)
+    if config.output.store:
+        sink = layouts(stream, spec.columns).sink
+        Archive(spec, np.zeros(sink.sizes["cursor"], np.int64)).prepare()
+    return spec
+
+
+class Pipeline:
+    """The processes of one run. A context manager: leaving it stops and frees everything.
+
+    `output` takes the log lines of the stages (None: stderr). Raises ConfigError.
+    """
+
+    def __init__(self, config: RunConfig, output: IO[bytes] | None = None) -> None:
+        self.config = config
+        self.folder = Path(tempfile.mkdtemp(prefix="streamer-"))
+        self.streams: dict[str, Stream] = {}
+        try:
+            for stream in config.stream:
+                self.streams[stream.name] = self._build(stream)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        self.supervisor = Supervisor(
+            [child for stream in self.streams.values() for child in stream.children.values()], output
+        )
+        self.started_s = 0.0
+        self.stopped_s = 0.0
+
+    def _build(self, stream: StreamConfig) -> Stream:
+        """Memory and child processes of one stream, in data order."""
+        spec = resolve(self.config, stream, -1, self.folder)
+        fd = memory.create(f"streamer-{stream.name}", layouts(stream, spec.columns).size_bytes)
+        spec = spec.model_copy(update={"fd": fd})
+        path = self.folder / f"{stream.name}.json"
+        path.write_text(spec.model_dump_json())
+        shared = Shared(spec)
+        children = {
+            stage: Child(
+                name=f"{stream.name}.{stage}",
+                argv=[sys.executable, "-m", f"streamer.{stage}", str(path)],
+                fds=[fd],
+                page=shared.reader(stage),
+                tier=tier,
+            )
+            for tier, stage in enumerate(STAGES)
+        }
+        return Stream(spec, shared, children)
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Start every stage and wait until all are ready. Raises ConfigError or StageError."""
+        self.supervisor.start(interrupted)
+        self.started_s = time.monotonic()
+
+    def stop(self) -> None:
+        """Drain and stop, in data order."""
+        self.supervisor.stop()
+        self.stopped_s = self.stopped_s or time.monotonic()
+
+    # --- what a person asks -------------------------------------------------------------------------
+
+    def ledgers(self) -> dict[str, StreamLedger]:
+        return {name: stream.ledger() for name, stream in self.streams.items()}
+
+    def snapshots(self) -> Mapping[str, Snapshot]:
+        return {name: stream.snapshot() for name, stream in self.streams.items()}
+
+    def received(self) -> int:
+        return sum(ledger.received for ledger in self.ledgers().values())
+
+    def control_address(self, stream: str) -> str:
+        """Where inference of a stream takes commands. Raises ConfigError."""
+        if stream not in self.streams:
+            raise ConfigError(f"no stream {stream!r}; running: {', '.join(self.streams)}")
+        return self.streams[stream].spec.address("control")
+
+    def report(self) -> dict[str, Any]:
+        """The ledger and the rates, as `--report` writes them."""
+        end_s = self.stopped_s or time.monotonic()
+        duration_s = end_s - self.started_s if self.started_s else 0.0
+        ledgers = self.ledgers()
+        return {
+            "closed": all(ledger.closed for ledger in ledgers.values()),
+            "duration_s": round(duration_s, 3),
+            "streams": {
+                name: as_report(ledger, duration_s, self._bundles(name)) for name, ledger in ledgers.items()
+            },
+            "versions": versions(),
+        }
+
+    def _bundles(self, stream: str) -> list[dict[str, str]]:
+        refs = current_version(self.streams[stream].spec)
+        return [{"name": ref.name, "sha256": ref.sha256} for ref in refs]
+
+
+def versions() -> dict[str, str]:
+    """What this process runs on."""
+    return {
+        "streamer": streamer.__version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "pyzmq": zmq.__version__,
+        "libzmq": zmq.zmq_version(),
+    }
