@@ -109,6 +109,20 @@ def test_any_order_of_axes(axes, shape):
     np.testing.assert_array_equal(copied(events, spec), data)
 
 
+@pytest.mark.parametrize(
+    "axes", ["module fast slow pulse", "fast module pulse slow", "slow pulse fast module"]
+)
+def test_frames_larger_than_a_tile(axes):
+    data = frames(16, 2, 96, 64)
+    wire = data.transpose([("pulse", "module", "slow", "fast").index(token) for token in axes.split()])
+    spec = spec_of(axes, (2, 96, 64), pulse_key=None)
+    events = assemble(train_of({"D": {"image.data": wire}}), spec)
+    np.testing.assert_array_equal(copied(events, spec), data)
+    out = np.full((3, 2, 96, 64), 77, "u2")
+    events.copy_into(out, 5, 8)
+    np.testing.assert_array_equal(out, data[5:8])
+
+
 @pytest.mark.parametrize(("axes", "shape"), [("slow fast", (3, 4)), ("bin", (12,)), ("fast slow", (3, 4))])
 def test_source_without_pulses_is_one_event(axes, shape):
     data = frames(1, *shape)[0]
