@@ -14,7 +14,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy.typing as npt
 import streamer
 from streamer.errors import SHED_REASONS, StoreError
 from streamer.log import Repeated
-from streamer.plan import BundleRef, StageSpec, attached_names, columns_of, make_router
+from streamer.plan import BundleRef, StageSpec, attached_names, columns_of, make_router, routes
 from streamer.store.disk import free_bytes
 from streamer.store.exdf import results_source
 from streamer.store.series import Series
@@ -64,7 +64,7 @@ class Archive:
     """All file series of one stream. `cursor` is int64 [series, CURSOR_INTS] in the sink's page."""
 
     def __init__(self, spec: StageSpec, cursor: npt.NDArray[np.int64]) -> None:
-        self.names = ["results", *(route.name for route in spec.settings.route), FAILOPEN]
+        self.names = ["results", *(route.name for route in routes(spec.settings)), FAILOPEN]
         self._spec = spec
         self._cursor = cursor.reshape(len(self.names), Series.CURSOR_INTS)
         self._results = _results_table(spec)
@@ -98,7 +98,7 @@ class Archive:
 
     def _run_values(self) -> dict[str, str | int | float]:
         spec = self._spec
-        rules = [route.model_dump(exclude_none=True) for route in spec.settings.route]
+        rules = [asdict(route) for route in routes(spec.settings)]
         return {
             "softwareVersion": streamer.__version__,
             "bundleNames": " ".join(ref.name for ref in self._refs),

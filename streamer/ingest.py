@@ -26,7 +26,7 @@ from streamer.ring import DONE, FILLING, FREE, READY, encode_tokens
 from streamer.routing import failopen
 from streamer.stage import DRAIN_S, IDLE_MS, Stage, main
 from streamer.wire.karabo_bridge import decode
-from streamer.wire.types import Limits
+from streamer.wire.types import Limits, Train
 
 # A fast source could be read for ever after SIGTERM; what already waits in our queue is read this long.
 LAST_READ_S = 0.5
@@ -158,14 +158,22 @@ class Ingest:
         try:
             parts = [frame.buffer for frame in frames]
             self.values[self.at["bytes"]] += sum(map(len, parts))
-            events = assemble(decode(parts, self.limits), self.source)
+            train = decode(parts, self.limits)
+            events = assemble(train, self.source)
         except FrameError as error:
             self.values[self.at[f"rejected.{error.reason}"]] += 1
             self.tracker.reject()
             self.repeated.warn(error.reason, f"message rejected: {error}")
             return
         self.values[self.at["accepted"]] += 1
+        if not events.source_present:
+            self._warn_absent(train)
         self._train(events, received_ns, received_at_s)
+
+    def _warn_absent(self, train: Train) -> None:
+        """Legal in single trains; in all of them it is a wrong name in the configuration."""
+        there = ", ".join(sorted(train.sources)[:20])
+        self.repeated.warn("absent", f"train without {self.source.sources[0]}; the message holds: {there}")
 
     def _train(self, events: Events, received_ns: int, received_at_s: float) -> None:
         if not self.tracker.in_order(events.train_id):

@@ -176,7 +176,8 @@ def ring_layout(stream: StreamConfig, packed: int) -> RingLayout:
 
 
 def routes(stream: StreamConfig) -> list[Route]:
-    return [Route(name=r.name, when=r.when, one_in=r.one_in) for r in stream.route]
+    """The stream's rules; without any, one that keeps every event: nothing is vetoed unasked."""
+    return [Route(r.name, r.when, r.one_in) for r in stream.route] or [Route("all")]
 
 
 def columns_of(spec: StageSpec) -> tuple[Column, ...]:
@@ -214,7 +215,7 @@ class Layouts:
 
 def layouts(stream: StreamConfig, columns: tuple[ColumnRef, ...]) -> Layouts:
     packed = sum(max(1, len(column.labels)) for column in columns)
-    names = [route.name for route in stream.route]
+    names = [route.name for route in routes(stream)]
     # One file series per route, one for fail-open, one for the results of every event.
     cursor_cells = (len(names) + 2) * CURSOR_INTS
     return Layouts(
