@@ -27,7 +27,7 @@ REPEAT_LANES = 2
 LANES = MAIN_LANES + REPEAT_LANES
 # A segment is left early when the largest train so far might not fit any more, but never with more than this
 # part of it unused: one odd train must not make every later segment short.
-_MARGIN_PART = 8
+_MARGIN_PART = 4
 
 
 class Capacity(NamedTuple):

@@ -110,9 +110,12 @@ class Series:
         after.write(cursor)
 
     def roll(self, cursor: Cursor, info: RunInfo) -> None:
-        """Close what is open and go on in new segments under new run values. Raises StoreError."""
-        self._close_all(cursor)
+        """Go on in new segments under new run values, and close the old ones.
+
+        On StoreError the change has happened; the closing is tried again with the next append.
+        """
         self._info = replace(info, created=self._info.created)
+        self._close_all(cursor)
 
     def close(self, cursor: Cursor) -> None:
         """Close every segment; a series without events gets one empty file. Raises StoreError."""
@@ -134,6 +137,7 @@ class Series:
         state = State.read(cursor)
         for number, lane in enumerate(state.lanes):
             state = state.with_lane(number, replace(lane, is_open=0))
+        state.write(cursor)
         self._finish(state).write(cursor)
 
     def _finish(self, state: State) -> State:
@@ -141,7 +145,9 @@ class Series:
         for number, lane in enumerate(state.lanes):
             for sequence in lane.pending:
                 self._discard((number, sequence))
-                close_file(self._path(number, sequence))
+                path = self._path(number, sequence)
+                if path.exists():  # else taken away from outside: nothing to close
+                    close_file(path)
             if lane.pending:
                 closed = replace(lane, closed=lane.pending.stop) if lane.is_open else lane.all_closed()
                 state = state.with_lane(number, closed)
@@ -203,6 +209,8 @@ class Series:
         if not lane.is_open:
             return lane
         path = self._path(number, lane.sequence)
+        if not path.exists():
+            return replace(lane, is_open=0)  # taken away from outside; what is to come can still be stored
         segment = Segment(path, self._spec)
         segment.cut(lane)
         if segment.can_go_on:
