@@ -21,9 +21,7 @@ class Pacer:
     def __init__(self, rate_hz: float, start_s: float) -> None:
         """`rate_hz` 0: always due at once."""
         if not (math.isfinite(rate_hz) and rate_hz >= 0):
-            raise ConfigError(
-                f"rate: expected 0 (as fast as possible) or more trains per second, got {rate_hz}"
-            )
+            raise ConfigError(f"rate_hz: expected 0 (as fast as possible) or more, got {rate_hz}")
         self._rate_hz, self._start_s = rate_hz, start_s
         self._step = 0
         self.late = 0

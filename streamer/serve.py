@@ -196,8 +196,7 @@ class _Reply:
     def idle(self, duration_s: float) -> None:
         if duration_s < POLL_STEP_S:
             time.sleep(duration_s)
-        else:
-            self.wait(duration_s)
+        self.wait(duration_s if duration_s >= POLL_STEP_S else 0)
 
     def has_peer(self) -> bool:
         self._serve(0)

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 
 from streamer.errors import ConfigError
 from streamer.misbehave import SimTrain, Sources, parse_schedule
 from streamer.serve import ServerOptions
+from streamer.stamp import stamp
 from streamer.truth import RECORD, Array, checksums
 from streamer.wire.types import TRAIN_ID_END, Version
 
@@ -232,15 +233,3 @@ class Trains:
             start = (row + module * bank.shift) % bank.rows
             sources[name] = {self._key: bank.frames[start : start + pulses], **ids}
         return sources
-
-
-def stamp(source: str, train_id: int, now_ns: int) -> dict[str, Any]:
-    """Metadata of one source as the Karabo Bridge sends them; `now_ns` since 1970."""
-    sec, nanoseconds = divmod(now_ns, 1_000_000_000)
-    return {
-        "source": source,
-        "timestamp": now_ns / 1e9,
-        "timestamp.sec": str(sec),
-        "timestamp.frac": f"{nanoseconds:09d}000000000",  # attoseconds
-        "timestamp.tid": train_id,
-    }
