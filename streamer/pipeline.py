@@ -19,12 +19,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-import h5py
 import numpy as np
-import torch
 import zmq
 
 import streamer
@@ -204,13 +203,10 @@ class Pipeline:
 
 
 def versions() -> dict[str, str]:
-    """What this process runs on."""
+    """The installed versions. From the metadata: importing torch for its number takes seconds."""
     return {
         "streamer": streamer.__version__,
         "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "h5py": h5py.__version__,
-        "pyzmq": zmq.__version__,
+        **{name: version(name) for name in ("torch", "numpy", "h5py", "pyzmq", "msgpack")},
         "libzmq": zmq.zmq_version(),
     }

@@ -16,7 +16,7 @@ import numpy as np
 import models
 from models.manifest import BundleError, Column, Manifest, read_manifest
 from streamer import ids, memory
-from streamer.assemble import Attach, SourceSpec, parse_axes
+from streamer.assemble import Attach, SourceSpec
 from streamer.config import RunConfig, StreamConfig, Strict
 from streamer.errors import ConfigError
 from streamer.ledger import PageLayout, PageReader, inference_layout, ingest_layout, sink_layout
@@ -140,24 +140,23 @@ def source_spec(stream: StreamConfig) -> SourceSpec:
     names = [a.name for a in attach]
     if len(set(names)) != len(names):
         raise ConfigError(f"stream {stream.name}: two attached scalars have one name in {names}; name them")
-    try:
-        parse_axes(source.axes, tuple(source.shape))
-    except ValueError as error:
-        raise ConfigError(f"stream {stream.name}: source.axes: {error}") from error
     if len(source.sources) > 1 and (len(source.shape) != 3 or source.shape[0] != len(source.sources)):
         raise ConfigError(
             f"stream {stream.name}: {len(source.sources)} sources are stacked as modules, so source.shape "
             f"must be [{len(source.sources)}, slow, fast], got {list(source.shape)}"
         )
-    return SourceSpec(
-        sources=source.sources,
-        key=source.key,
-        pulse_key=source.pulse_key,
-        axes=source.axes,
-        event_shape=tuple(source.shape),
-        dtype=np.dtype(source.dtype),
-        attach=attach,
-    )
+    try:
+        return SourceSpec(
+            sources=source.sources,
+            key=source.key,
+            pulse_key=source.pulse_key,
+            axes=source.axes,
+            event_shape=tuple(source.shape),
+            dtype=np.dtype(source.dtype),
+            attach=attach,
+        )
+    except ValueError as error:
+        raise ConfigError(f"stream {stream.name}: source: {error}") from error
 
 
 def ring_layout(stream: StreamConfig, packed: int) -> RingLayout:

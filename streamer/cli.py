@@ -1,0 +1,207 @@
+"""The commands. Thin: each reads its arguments and calls one function of another module.
+
+Exit codes: 0 the ledger closed; 1 it did not; 2 the command or the configuration is wrong.
+"""
+
+import json
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from streamer import check as checking
+from streamer import control, foreground, log, replay, simulator, watch
+from streamer import demo as demonstration
+from streamer.config import load, runtime_folder
+from streamer.errors import StreamerError
+from streamer.pipeline import Pipeline, resolve
+from streamer.plan import describe
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console()
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+ConfigFile = Annotated[Path, typer.Argument(help="The configuration, a TOML file.")]
+Report = Annotated[Path | None, typer.Option(help="Write the ledger and the rates here, as JSON.")]
+Control = Annotated[str, typer.Option(help="Control socket of the run, if it is not the default one.")]
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    duration: Annotated[float | None, typer.Option(help="Stop after this many seconds.")] = None,
+    events: Annotated[int | None, typer.Option(help="Stop after this many events.")] = None,
+    report: Report = None,
+) -> None:
+    """Classify the streams of CONFIG until interrupted; print the ledger."""
+    log.setup("streamer")
+    resolved = load(config)
+    console.print_json(resolved.model_dump_json())
+    result = foreground.run(Pipeline(resolved), foreground.Limits(duration, events), report)
+    finish(result)
+
+
+@app.command()
+def demo(
+    duration: Annotated[float, typer.Option(help="Seconds to run; 0 until interrupted.")] = 60.0,
+    report: Report = None,
+    directory: Annotated[Path, typer.Option(help="Where the kept events go.")] = Path("out/demo"),
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only the terminal.")] = False,
+) -> None:
+    """Simulated beamline, whole pipeline, live view; needs no configuration."""
+    del no_browser  # the terminal is the only view there is
+    console.print("Simulating a beamline; the first labels appear when the events are ready ...")
+    show = demonstration.prepare(directory)
+    stopped = threading.Event()
+    view = threading.Thread(target=watch.watch, args=(show.results,), kwargs={"stop": stopped}, daemon=True)
+    with tempfile.NamedTemporaryFile(prefix="streamer-demo-", suffix=".log", delete=False) as lines:
+        pipeline = Pipeline(show.config, lines.file)
+        with demonstration.Simulators(show.simulators, lines.file):
+            limits = foreground.Limits(duration or None)
+            try:
+                result = foreground.run(pipeline, limits, report, on_start=view.start)
+            finally:
+                stopped.set()
+                if view.is_alive():
+                    view.join(timeout=5)
+    console.print(f"Kept events: {directory.resolve()}/r{show.config.run:04d}   Log: {lines.name}")
+    finish(result)
+
+
+@app.command()
+def check(
+    config: ConfigFile,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the first message.")] = 5.0,
+    offline: Annotated[bool, typer.Option("--offline", help="Only the file, not the sources.")] = False,
+) -> None:
+    """Validate CONFIG, look at the first message of every source, say what a run would do with it."""
+    resolved = load(config)
+    for stream in resolved.stream:
+        with tempfile.TemporaryDirectory() as folder:
+            unstored = resolved.model_copy(
+                update={"output": resolved.output.model_copy(update={"store": False})}
+            )
+            spec = resolve(unstored, stream, -1, Path(folder))
+        console.print_json(json.dumps(describe(spec)))
+    if offline:
+        return
+    for stream in resolved.stream:
+        table, text = checking.look(stream, timeout)
+        if table is not None:
+            console.print(table)
+        console.print(text)
+
+
+@app.command(context_settings=PASS_ON)
+def simulate(context: typer.Context) -> None:
+    """Serve simulated trains (`streamer simulate --help`)."""
+    raise typer.Exit(simulator.main(context.args))
+
+
+@app.command("replay", context_settings=PASS_ON)
+def replay_files(context: typer.Context) -> None:
+    """Serve recorded trains (`streamer replay --help`)."""
+    raise typer.Exit(replay.main(context.args))
+
+
+@app.command()
+def status(socket: Control = "") -> None:
+    """The ledger and the stages of the running pipeline, as JSON."""
+    answer = control.request(_control(socket), {"command": "status"})
+    console.print_json(json.dumps(answer["report"]))
+
+
+@app.command()
+def swap(
+    stream: Annotated[str, typer.Argument(help="Name of the stream.")],
+    bundle: Annotated[str, typer.Argument(help="Shipped bundle, or a folder.")],
+    socket: Control = "",
+) -> None:
+    """Give a stream another bundle of the same input and columns, without a gap."""
+    path = str(Path(bundle).resolve()) if Path(bundle).is_dir() else bundle
+    command = {"command": "swap", "stream": stream, "bundle": path}
+    answer = control.request(_control(socket), command, control.SWAP_S + 5)
+    console.print_json(json.dumps(answer["bundles"]))
+
+
+@app.command("watch")
+def watch_results(
+    endpoint: Annotated[list[str], typer.Argument(help="Results endpoints, e.g. tcp://127.0.0.1:45450")],
+    duration: Annotated[float | None, typer.Option(help="Seconds to watch.")] = None,
+    stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
+) -> None:
+    """Show results live in the terminal."""
+    watch.watch(endpoint, duration, stream=stream)
+
+
+@app.command(context_settings=PASS_ON)
+def train(context: typer.Context) -> None:
+    """Train a recipe into a bundle (`streamer train --help`)."""
+    from models import train as training  # imports torch and the simulation: only when asked
+
+    raise typer.Exit(training.main(context.args))
+
+
+def _control(socket: str) -> str:
+    return socket or f"ipc://{runtime_folder()}/control"
+
+
+def finish(report: dict[str, Any]) -> None:
+    """Print the ledger; exit 0 only if it closes."""
+    console.print(ledger_table(report))
+    console.print("The ledger closes." if report["closed"] else "[bold red]The ledger does NOT close.[/]")
+    raise typer.Exit(0 if report["closed"] else 1)
+
+
+def ledger_table(report: dict[str, Any]) -> Table:
+    """received = kept + failopen + vetoed + shed + in_flight, per stream."""
+    table = Table(title="ledger")
+    table.add_column("")
+    for name in report["streams"]:
+        table.add_column(name, justify="right")
+    for label, value in _rows(report):
+        table.add_row(label, *value)
+    return table
+
+
+def _rows(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    streams = list(report["streams"].values())
+    rows: list[tuple[str, list[str]]] = [("received", [f"{s['received']:,}" for s in streams])]
+    for group in ("kept", "failopen", "shed"):
+        keys = sorted({key for s in streams for key in s[group]})
+        rows += [(f"  {group}: {key}", [_count(s[group], key) for s in streams]) for key in keys]
+    rows += [(f"  {key}", [f"{s[key]:,}" for s in streams]) for key in ("vetoed", "in_flight")]
+    plain = ("missing_upstream", "duplicates", "out_of_order", "messages")
+    rows += [(key, [f"{s[key]:,}" for s in streams]) for key in plain]
+    reasons = sorted({key for s in streams for key in s["rejected"]})
+    rows += [(f"  rejected: {key}", [_count(s["rejected"], key) for s in streams]) for key in reasons]
+    rows += [("events/s", [f"{s['events_per_s']:,.1f}" for s in streams])]
+    for q in ("p50", "p99"):
+        rows += [(f"verdict latency {q}", [_ms(s["verdict_latency_s"][q]) for s in streams])]
+    return rows
+
+
+def _count(group: dict[str, int], key: str) -> str:
+    return f"{group[key]:,}" if key in group else ""
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.2g} ms"
+
+
+def main() -> None:
+    """Entry point: an error of ours is one line, not a traceback."""
+    try:
+        app()
+    except StreamerError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
