@@ -96,7 +96,7 @@ def save_bundle(
     manifest: Manifest,
     modules: tuple[Preprocess, nn.Module],
     golden_input: Tensor,
-    card: str,
+    card: Callable[[Manifest], str],
 ) -> Manifest:
     """Write a bundle and read it back; gives the manifest with its hashes. `golden_input` is raw, [B,
     *input_shape].
@@ -112,9 +112,10 @@ def save_bundle(
     tensors |= {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
     weights_bytes, golden_bytes = save(tensors), save(golden)
     complete = replace(manifest, weights_sha256=_sha256(weights_bytes), golden_sha256=_sha256(golden_bytes))
+    complete = replace(complete, sha256=_sha256(dump_manifest(complete)))
     _write(directory / WEIGHTS_FILE, weights_bytes)
     _write(directory / GOLDEN_FILE, golden_bytes)
-    _write(directory / CARD_FILE, card.encode())
+    _write(directory / CARD_FILE, card(complete).encode())
     _write(directory / MANIFEST_FILE, dump_manifest(complete))
     return load_bundle(directory).manifest
 

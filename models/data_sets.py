@@ -1,7 +1,7 @@
-"""The events that a recipe trains and is scored on: simulated once, kept in a folder, drawn from disjoint seeds.
+"""The events that a recipe trains and is scored on: simulated once, from disjoint seeds, kept in a folder.
 
-Owns the split. The cache is plain .npy files named after everything that decides them, so an old file is never taken
-for another recipe's.
+Owns the split. The cache is plain .npy files named after what decides them, so that no file is taken for
+another recipe's; after a change of the simulation, delete them.
 
 N events; `inputs` raw as the stream sees them, `targets` per event.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.recipes import Recipe
@@ -31,12 +32,20 @@ class DataSet:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def take(self, index: Tensor) -> "DataSet":
+        """The events at `index`, in that order (torch cannot index uint16, so those go as int16 and back)."""
+        if self.inputs.dtype == torch.uint16:
+            inputs = self.inputs.view(torch.int16)[index].view(torch.uint16)
+        else:
+            inputs = self.inputs[index]
+        return DataSet(inputs, self.targets[index])
+
 
 Progress = Callable[[int], None]
 
 
 def load_split(recipe: Recipe, split: str, folder: Path, progress: Progress | None = None) -> DataSet:
-    """The events of one split, from the cache or simulated into it. `natural` has the measured label statistics."""
+    """The events of one split, from the cache or simulated into it; `natural` has the measured statistics."""
     sizes = {"train": recipe.train_events, "validation": recipe.validation_events}
     n, seed = sizes.get(split, recipe.test_events), recipe.seed + SPLITS[split]
     evenness = 0.0 if split == "natural" else recipe.evenness
@@ -51,13 +60,15 @@ def load_split(recipe: Recipe, split: str, folder: Path, progress: Progress | No
     return DataSet(torch.from_numpy(inputs), torch.from_numpy(targets))
 
 
-def _droplets(n: int, seed: int, evenness: float, progress: Progress | None) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _droplets(
+    n: int, seed: int, evenness: float, progress: Progress | None
+) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
     droplets = nanodroplets.simulate(n, seed, progress=progress, evenness=evenness)
     return droplets.images, droplets.labels.astype(np.float32)
 
 
 def _spectra(
     n: int, seed: int, _evenness: float, _progress: Progress | None
-) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
     spectra = diffractograms.simulate(n, seed)
     return spectra.intensity, spectra.target

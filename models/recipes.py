@@ -1,7 +1,7 @@
 """What is trained: named functions, each returning one complete, frozen configuration.
 
-A recipe is everything that decides a bundle but the code: data and seeds, architecture, preprocessing, optimiser. Its values
-are written into the bundle's manifest under `training`.
+A recipe is everything that decides a bundle but the code: data and seeds, architecture, preprocessing,
+optimiser. Its values are written into the bundle's manifest under `training`.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,8 @@ from models.simulation.detector import PEDESTAL_COUNTS
 from models.simulation.diffractograms import POINTS, TARGET_NAMES
 from models.simulation.labels import CLASSES
 
-# Both droplet bundles: counts without the camera's pedestal. The logarithm is in the networks, so that they can share this.
+# Both droplet bundles: counts without the camera's pedestal. The logarithms are in the networks, so that the
+# two can share this.
 DROPLET_PREPROCESS: Final = {"steps": [{"op": "scale", "offset": PEDESTAL_COUNTS, "factor": 1.0}]}
 SPECTRUM_PREPROCESS: Final = {"steps": [{"op": "standardise", "epsilon": 1e-6}]}
 
@@ -22,8 +23,8 @@ SPECTRUM_PREPROCESS: Final = {"steps": [{"op": "standardise", "epsilon": 1e-6}]}
 class Recipe:
     """One training run.
 
-    `evenness` flattens the label statistics of the training data (0 measured, 1 all combinations equal); scores are
-    always on held-out data, with the measured statistics too. `extra` holds the constants of one kind of model.
+    `evenness` flattens the label statistics of the training data (0 measured, 1 all combinations equal);
+    scores are on held-out data, with the measured statistics too. `extra` holds constants of one kind.
     """
 
     name: str

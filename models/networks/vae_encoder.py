@@ -2,15 +2,14 @@
 
 After julian-carpenter/beta-TCVAE @572d9e3 (residual encoder and decoder, total-correlation loss of Chen et
 al. 2018, Gaussian mixture on [mu, sigma]), smaller, with three defects of that code mended: the learning rate
-reaches its value, batch normalisation runs in training mode while training, and weight decay is applied. The
-logarithm of the counts stands in the network, so that the bundle shares its preprocessing with the
-classifier.
+reaches its value, batch normalisation runs in training mode while training, and weight decay is applied. New
+here: the decoder draws the image turned upright (`upright`). The logarithm of the counts stands in the
+network, so that the bundle shares its preprocessing with the classifier.
 
 Training uses `BetaTCVAE`; the stream runs `MixtureEncoder`: the same encoder, then the mixture.
 B batch, C channels, H height, W width, Z latent, K components, D = 2 Z features.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 
 from models.mixture import MixtureHead
 
-FULL_SCALE_LOG = math.log(2.0**16)  # the largest uint16 count becomes 1
 LOG_VARIANCE_RANGE = (-8.0, 2.0)  # sigma 0.018 .. 2.7: outside, the exponential says nothing and can overflow
 
 
@@ -93,15 +91,17 @@ class BetaTCVAE(nn.Module):
 
     def loss(self, counts_BCHW: Tensor, beta: float) -> Tensor:
         """Cross-entropy over its lower bound + KL + (beta - 1) total correlation, per event."""
-        target = compress(counts_BCHW).clamp(0, 1)
+        with torch.no_grad():
+            target = upright(compress(counts_BCHW))
         mu_BZ, log_variance_BZ = self.encoder(counts_BCHW)
         z_BZ = mu_BZ + torch.exp(0.5 * log_variance_BZ) * torch.randn_like(mu_BZ)
         logits = self.decode(z_BZ).float()
         entropy = F.binary_cross_entropy(target, target, reduction="sum")
         reconstruction = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") - entropy
         kl = 0.5 * (mu_BZ.square() + log_variance_BZ.exp() - 1 - log_variance_BZ).sum()
-        dependence: Tensor = (beta - 1) * total_correlation(z_BZ, mu_BZ, log_variance_BZ)
-        return (reconstruction + kl) / len(mu_BZ) + dependence
+        dependence = (beta - 1) * total_correlation(z_BZ, mu_BZ, log_variance_BZ)
+        loss: Tensor = (reconstruction + kl) / len(mu_BZ) + dependence
+        return loss
 
 
 class MixtureEncoder(nn.Module):
@@ -120,8 +120,28 @@ class MixtureEncoder(nn.Module):
 
 
 def compress(counts_BCHW: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels, then the logarithm: counts 0..65535 to 0..1, half the size."""
-    return torch.log1p(F.avg_pool2d(counts_BCHW, 2).clamp_min(0)) / FULL_SCALE_LOG
+    """Means of 2 x 2 pixels, logarithm, over the event's maximum: 0..1, half the size, brightness gone."""
+    decades = torch.log1p(F.avg_pool2d(counts_BCHW, 2).clamp_min(0))
+    return decades / decades.amax((1, 2, 3), keepdim=True).clamp_min(1.0)
+
+
+def upright(x_BCHW: Tensor) -> Tensor:
+    """Each image turned so that its long axis lies along x and its heavier side to the right.
+
+    The decoder has to draw this one, whatever way the droplet lay: the azimuth, which is chance, then needs
+    no latent dimension. Angles come from the second and third moments inside the inscribed circle.
+    """
+    axis = torch.linspace(-1, 1, x_BCHW.shape[-1], device=x_BCHW.device)
+    y, x = axis[:, None], axis[None]
+    weight_BHW = x_BCHW[:, 0].square() * (x * x + y * y < 1)
+    difference_B, product_B = (weight_BHW * (x * x - y * y)).sum((1, 2)), (weight_BHW * x * y).sum((1, 2))
+    angle_B = 0.5 * torch.atan2(2 * product_B, difference_B)
+    c, s = torch.cos(angle_B), torch.sin(angle_B)
+    along_BHW = c[:, None, None] * x + s[:, None, None] * y
+    side = torch.where((weight_BHW * along_BHW.pow(3)).sum((1, 2)) < 0, -1.0, 1.0)
+    rows = torch.stack([c, -s, torch.zeros_like(c), s, c, torch.zeros_like(c)], 1) * side[:, None]
+    grid = F.affine_grid(rows.view(-1, 2, 3), list(x_BCHW.shape), align_corners=False)
+    return F.grid_sample(x_BCHW, grid, padding_mode="border", align_corners=False).clamp(0, 1)
 
 
 def mixture_features(mu_BZ: Tensor, log_variance_BZ: Tensor) -> Tensor:

@@ -80,7 +80,8 @@ def amplitude(body: Body, optics: Optics, size_px: int = 128) -> Complex:
     transform_qx = np.exp(-1j * np.outer(q_axis, lateral_nm)).astype(np.complex64)
     voxel_nm3 = step_nm * float(lateral_nm[1] - lateral_nm[0]) ** 2
     waves_zyx = _transmitted(inside_zyx, step_nm, optics) * np.float32(voxel_nm3)
-    slices_zqq: Complex = transform_qx @ (waves_zyx @ transform_qx.T)
+    rows_zyq: Complex = np.matmul(waves_zyx, transform_qx.T, dtype=np.complex64)
+    slices_zqq: Complex = np.matmul(transform_qx, rows_zyq, dtype=np.complex64)
     return _sum_slices(slices_zqq, q_z, beam_nm)
 
 

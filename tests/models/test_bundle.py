@@ -44,7 +44,7 @@ def directory(tmp_path: Path) -> Path:
     network = EDNN(POINTS, [8], 2, 3)
     preprocess = Preprocess(STEPS, (POINTS,), {"dark": torch.full((POINTS,), 3.0)})
     raw = torch.randint(0, 65535, (4, POINTS)).to(torch.uint16)
-    save_bundle(tmp_path / "small", small_manifest(), (preprocess, network), raw, "# small\n")
+    save_bundle(tmp_path / "small", small_manifest(), (preprocess, network), raw, lambda m: f"# {m.sha256}\n")
     return tmp_path / "small"
 
 
