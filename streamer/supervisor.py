@@ -24,10 +24,9 @@ START_S = 120.0
 HUNG_S = 30.0
 # Above the stages' own time to drain.
 STOP_S = 20.0
-# Restarts come at once, then after a pause that doubles; a child that has run this long starts afresh.
+# A child that was ready starts again at once; one that fails before waits, twice as long each time.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
-STEADY_S = 30.0
 
 EXIT_CONFIG = 78
 
@@ -122,10 +121,10 @@ class Supervisor:
             time.sleep(0.01)  # a wait for another process, bounded above
 
     def _bury(self, child: Child, now_s: float) -> None:
-        """Note a death and when to start again: at once after a steady life, else after a growing pause."""
+        """Note a death and when to start again."""
         code = child.process.returncode if child.process is not None else None
-        steady = now_s - child.started_s > STEADY_S or child.restarts == 0
-        child.pause_s = 0.0 if steady else min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * child.pause_s))
+        growing_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * child.pause_s))
+        child.pause_s = 0.0 if child.page.ready else growing_s
         child.restarts += 1
         child.process = None
         child.start_at_s = now_s + child.pause_s
