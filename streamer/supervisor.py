@@ -26,7 +26,7 @@ HUNG_S = 30.0
 STOP_S = 20.0
 # A child that was ready starts again at once; one that fails before waits, twice as long each time.
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 10.0
+LONGEST_PAUSE_S = 2.0
 
 EXIT_CONFIG = 78
 
