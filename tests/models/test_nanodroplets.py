@@ -20,7 +20,7 @@ def momentum(size_px: int = 128) -> np.ndarray[tuple[int, int], np.dtype[np.floa
 
 
 def asymmetry(field: Complex) -> float:
-    """sum |I(q) - I(-q)| / sum (I(q) + I(-q)) beyond 5 degrees: the centre, always symmetric, outshines all."""
+    """sum |I(q) - I(-q)| / sum (I(q) + I(-q)) beyond 5 degrees (the bright centre is always symmetric)."""
     outside = momentum() > 0.17 * momentum().max()
     intensity = np.where(outside, np.abs(field) ** 2, 0)
     opposite = intensity[::-1, ::-1]
