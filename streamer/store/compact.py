@@ -26,17 +26,21 @@ from streamer.store.segment import claim
 _KEEP_UNUSED_PART = 8
 
 
-def close_file(path: Path) -> None:
-    """Shorten every dataset to what the index has committed. Raises StoreError; the file stays readable."""
+def close_file(path: Path, sync: bool) -> None:
+    """Shorten every dataset to what the index has committed. Raises StoreError; the file stays readable.
+
+    `sync` waits until the events are on the disk. Without it a file shortened in place is left to the kernel,
+    which writes it within half a minute.
+    """
     with store_errors(path, "closing"):
         columns = exdf.columns(path)
         used = _used(path, columns)
         if all(column.length == _length(name, used) for name, column in columns.items()):
-            return
+            return  # closed before
         wasteful = _unused_bytes(columns, used) * _KEEP_UNUSED_PART > path.stat().st_size
         copied = (wasteful or not used.trains) and _copied(path, columns, used)
         if not copied and used.trains:  # HDF5 refuses a dataset of length 0 that has an address
-            _shorten(path, columns, used)
+            _shorten(path, columns, used, sync)
 
 
 def _used(path: Path, columns: dict[str, Column]) -> Capacity:
@@ -65,7 +69,7 @@ def _unused_bytes(columns: dict[str, Column], used: Capacity) -> int:
     return sum((column.length - _length(name, used)) * column.row_bytes for name, column in unique.values())
 
 
-def _shorten(path: Path, columns: dict[str, Column], used: Capacity) -> None:
+def _shorten(path: Path, columns: dict[str, Column], used: Capacity, sync: bool) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         for name, column in columns.items():
@@ -73,7 +77,8 @@ def _shorten(path: Path, columns: dict[str, Column], used: Capacity) -> None:
             length = struct.pack("<Q", _length(name, used))
             os.pwrite(fd, length, address)
             os.pwrite(fd, length, address + 8 * (1 + len(column.shape)))  # the largest length it may have
-        os.fsync(fd)
+        if sync:
+            os.fsync(fd)
     finally:
         os.close(fd)
 

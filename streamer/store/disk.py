@@ -54,7 +54,7 @@ def write_all(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
     """
     for start in range(0, len(buffers), _IOV_MAX):
         batch = buffers[start : start + _IOV_MAX]
-        wanted = sum(buffer.nbytes for buffer in batch)
+        wanted = sum([buffer.nbytes for buffer in batch])
         vectors: Any = batch  # the type of os.pwritev knows no arrays
         done = os.pwritev(fd, vectors, offset)
         if done != wanted:  # 2 GiB limit of one call, a signal between pages, a nearly full quota

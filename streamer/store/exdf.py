@@ -15,6 +15,8 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import h5py
 import numpy as np
 
 from streamer import __version__
-from streamer.store.spec import KeySpec, RunInfo, SeriesSpec, TableSpec
+from streamer.store.spec import KeySpec, RunInfo, SeriesSpec
 
 PREFIX = "CORR"  # data class of files that a pipeline derived from raw ones
 PART = ".part"  # what is being built; readers look for names that end in .h5
@@ -79,10 +81,10 @@ class Column:
     offset: int
     header: int  # address of the object header
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return prod(self.shape) * self.dtype.itemsize
 
 
 def key_path(source: str, path: str) -> str:
@@ -90,17 +92,10 @@ def key_path(source: str, path: str) -> str:
     return f"INSTRUMENT/{source}/{path.replace('.', '/')}"
 
 
-def id_keys(table: TableSpec) -> list[KeySpec]:
-    """The keys <group>.trainId and <group>.pulseId that the table does not give itself."""
-    given = {key.path for key in table.keys}
-    ids = [KeySpec(f"{group}.{name}", U8) for group in table.groups for name in ("trainId", "pulseId")]
-    return [key for key in ids if key.path not in given]
-
-
 def row_datasets(spec: SeriesSpec) -> Iterator[tuple[str, KeySpec]]:
     """Every dataset with one row per event: (path, key), table by table, given keys first."""
     for table in spec.tables:
-        for key in (*table.keys, *id_keys(table)):
+        for key in (*table.keys, *table.id_keys):
             yield key_path(table.source, key.path), key
 
 

@@ -27,7 +27,7 @@ REPEAT_LANES = 2
 LANES = MAIN_LANES + REPEAT_LANES
 # A segment is left early when the largest train so far might not fit any more, but never with more than this
 # part of it unused: one odd train must not make every later segment short.
-_MARGIN_PART = 4
+_MARGIN_PART = 8
 
 
 class Capacity(NamedTuple):
@@ -134,6 +134,8 @@ class Trains(NamedTuple):
 
 def trains_of(train_ids: U8) -> Trains:
     """Group non-decreasing train ids, one per event (u8[n], n > 0)."""
+    if train_ids[0] == train_ids[-1]:  # the common case, four times as fast
+        return Trains(train_ids[:1], np.array([len(train_ids)]))
     starts = np.concatenate(([0], np.flatnonzero(np.diff(train_ids)) + 1))
     return Trains(train_ids[starts], np.diff(starts, append=len(train_ids)))
 

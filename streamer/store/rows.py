@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from streamer.errors import StoreError
 from streamer.store.disk import runs
-from streamer.store.exdf import id_keys
 from streamer.store.spec import KeySpec, SeriesSpec, TableSpec
 
 Rows = Sequence[Sequence[NDArray[Any]]]
@@ -38,7 +37,7 @@ class Block:
         for table, arrays in zip(spec.tables, rows, strict=True):
             self._arrays += [_checked(table, *pair, n) for pair in zip(table.keys, arrays, strict=True)]
             own = {"trainId": ids[0], "pulseId": ids[1]}
-            self._arrays += [_checked(table, key, own[key.path.split(".")[1]], n) for key in id_keys(table)]
+            self._arrays += [_checked(table, key, own[key.path.split(".")[1]], n) for key in table.id_keys]
         self.train_ids = _checked_order(ids[0][self._index])
 
     def buffers(self, start: int, stop: int) -> Iterator[list[NDArray[Any]]]:

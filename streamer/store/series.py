@@ -96,7 +96,7 @@ class Series:
         block = Block(self._spec, (train_ids, pulse_ids), rows, select)
         if not len(block.train_ids):
             return
-        before = self._finish(State.read(cursor))
+        before = self._finish(State.read(cursor), sync=False)  # no wait for the disk amid the events
         trains = lanes.trains_of(block.train_ids)
         pieces, after = lanes.plan(before, self._capacity, trains, self._stored(before, trains.ids))
         try:
@@ -124,7 +124,7 @@ class Series:
         if not any(lane.opened for lane in state.lanes):
             path = self._path(0, 0)
             create_segment(path, replace(self._spec, rows=1, trains=1), self._info, 0, self._info.created)
-            close_file(path)
+            close_file(path, sync=True)
             state.with_lane(0, Lane(opened=1, closed=1)).write(cursor)
 
     def release(self) -> None:
@@ -138,16 +138,16 @@ class Series:
         for number, lane in enumerate(state.lanes):
             state = state.with_lane(number, replace(lane, is_open=0))
         state.write(cursor)
-        self._finish(state).write(cursor)
+        self._finish(state, sync=True).write(cursor)
 
-    def _finish(self, state: State) -> State:
+    def _finish(self, state: State, sync: bool) -> State:
         """Close the segments that filled up in an earlier append, whose cursor is durable by now."""
         for number, lane in enumerate(state.lanes):
             for sequence in lane.pending:
                 self._discard((number, sequence))
                 path = self._path(number, sequence)
                 if path.exists():  # else taken away from outside: nothing to close
-                    close_file(path)
+                    close_file(path, sync)
             if lane.pending:
                 closed = replace(lane, closed=lane.pending.stop) if lane.is_open else lane.all_closed()
                 state = state.with_lane(number, closed)
@@ -155,8 +155,12 @@ class Series:
 
     def _stored(self, state: State, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which of the trains a main lane has an entry for. Only late trains need a look into the files."""
-        last = [lane.last_train for lane in state.lanes if lane.is_open and lane.trains]
-        stored = np.isin(ids, np.array(last, np.uint64))
+        stored = np.zeros(len(ids), np.bool_)
+        if int(ids[0]) > state.newest:
+            return stored
+        for lane in state.lanes:
+            if lane.is_open and lane.trains:
+                stored |= ids == np.uint64(lane.last_train)
         late = ~stored & (ids <= np.uint64(state.newest))
         if late.any():
             stored[late] = self._in_files(state, ids[late])

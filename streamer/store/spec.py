@@ -6,6 +6,8 @@ Plain data; the format they become is in `exdf`, the writing in `series`.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from streamer.errors import ConfigError
 
 # The run number has four digits in a file name (EXtra-data, FileAccess.euxfel_filename_pattern).
 _MAX_RUN = 9999
+_U8 = np.dtype("<u8")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class KeySpec:
     @property
     def row_bytes(self) -> int:
         """Bytes of one event."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,17 @@ class TableSpec:
     source: str
     keys: tuple[KeySpec, ...]
 
-    @property
+    @cached_property
     def groups(self) -> tuple[str, ...]:
         """Index groups in order of first appearance."""
         return tuple(dict.fromkeys(key.group for key in self.keys))
+
+    @cached_property
+    def id_keys(self) -> tuple[KeySpec, ...]:
+        """The keys <group>.trainId and <group>.pulseId that are not given."""
+        given = {key.path for key in self.keys}
+        ids = [KeySpec(f"{group}.{name}", _U8) for group in self.groups for name in ("trainId", "pulseId")]
+        return tuple(key for key in ids if key.path not in given)
 
 
 @dataclass(frozen=True)
