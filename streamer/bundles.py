@@ -7,6 +7,7 @@ swap in `inference`.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from models.bundle import Bundle, load_bundle
 from models.manifest import BundleError, Manifest
 from streamer.errors import ConfigError
 from streamer.plan import BundleRef, StageSpec, find_bundle
+from streamer.results import BundleRef as PublishedBundle
 from streamer.runner import Runner, make_runner
+from streamer.versions import hashes
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,15 @@ class Loaded:
     refs: tuple[BundleRef, ...]
     runner: Runner
 
-    @property
+    @cached_property
     def hashes(self) -> npt.NDArray[np.uint8]:
-        """[bundles, 32]: the sha256 of each manifest."""
-        return np.array([list(bytes.fromhex(ref.sha256)) for ref in self.refs], np.uint8).reshape(-1, 32)
+        """[bundles, 32]: the sha256 of each manifest, as in a slot header."""
+        return np.frombuffer(hashes(self.refs), np.uint8).reshape(-1, 32)
+
+    @cached_property
+    def published(self) -> tuple[PublishedBundle, ...]:
+        """As in the header of results and verdicts."""
+        return tuple(PublishedBundle(ref.name, ref.sha256) for ref in self.refs)
 
 
 def load(spec: StageSpec, refs: Sequence[BundleRef], frames: npt.NDArray[Any]) -> Loaded:

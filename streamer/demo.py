@@ -73,6 +73,9 @@ name = "sample"
 one_in = 100
 """
 
+# The middle of the phase transition: the 220 line has lost part of its height, not all.
+TRANSITION = "target.height_220 > 0.2 and target.height_220 < 0.8"
+
 ENDPOINTS = (
     "droplets",
     "diffraction",
@@ -118,10 +121,6 @@ def prepare(directory: Path) -> Demo:
             [*simulator, ports["diffraction"], "--kind", "diffraction", "--pulses", "10"],
         ],
     )
-
-
-# The middle of the phase transition, by the network's second structural number.
-TRANSITION = "target.phase > 0.2 and target.phase < 0.8"
 
 
 class Simulators:

@@ -23,13 +23,12 @@ import zmq
 
 from streamer import sockets
 from streamer.batching import Batcher, Waiting
-from streamer.bundles import Swap, load
+from streamer.bundles import Loaded, Swap, load
 from streamer.columns import split
 from streamer.errors import ConfigError, StageError
 from streamer.ledger import BATCH_EDGES, LATENCY_EDGES_S
 from streamer.plan import attached_names, columns_of, make_router
 from streamer.publish import ResultsPublisher
-from streamer.results import BundleRef as PublishedBundle
 from streamer.results import ResultHeader
 from streamer.ring import DONE, FILLING, READY, TAKEN, encode_tokens
 from streamer.routing import Decision, failopen
@@ -37,6 +36,9 @@ from streamer.runner import Pending
 from streamer.stage import DRAIN_S, IDLE_MS, Stage, main
 from streamer.versions import current_version, note_version
 
+Ids = npt.NDArray[np.uint64]
+
+NO_HASHES = np.zeros((0, 32), np.uint8)
 # A block that was in hand each time inference died is not tried a third time: it may be what kills it.
 MAX_ATTEMPTS = 2
 # Tokens can be lost with a dying peer; with nothing to do, look once a second whether one was.
@@ -193,7 +195,7 @@ class Inference:
         values[self.at["batches"]] += 1
         values[self.at["busy_ns"]] += time.monotonic_ns() - batch.started_ns
         self.sizes[int(np.searchsorted(BATCH_EDGES, len(packed)))] += 1
-        self._emit(batch.blocks, packed, decision, self.loaded.hashes)
+        self._emit(batch.blocks, (train_id, pulse_id), packed, decision, self.loaded)
 
     def _attached(self, blocks: Sequence[Waiting]) -> dict[str, npt.NDArray[Any]]:
         if not self.attached:
@@ -201,7 +203,7 @@ class Inference:
         rows = np.concatenate([self.ring.attached[b.slot, : b.events] for b in blocks])
         return dict(zip(self.attached, rows.T, strict=True))
 
-    def _ids(self, blocks: Sequence[Waiting]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    def _ids(self, blocks: Sequence[Waiting]) -> tuple[Ids, Ids]:
         ring = self.ring
         train_id = np.concatenate([ring.train_id[b.slot, : b.events] for b in blocks])
         pulse_id = np.concatenate([ring.pulse_id[b.slot, : b.events] for b in blocks])
@@ -212,18 +214,20 @@ class Inference:
             return
         n = sum(block.events for block in blocks)
         packed = np.full((n, self.ring.layout.packed), np.nan, np.float32)
-        self._emit(blocks, packed, failopen(n, reason), np.zeros((0, 32), np.uint8))
+        self._emit(blocks, self._ids(blocks), packed, failopen(n, reason), None)
 
     def _emit(
         self,
         blocks: Sequence[Waiting],
+        ids: tuple[Ids, Ids],
         packed: npt.NDArray[np.float32],
         decision: Decision,
-        hashes: npt.NDArray[np.uint8],
+        made_by: Loaded | None,
     ) -> None:
         """Verdicts on the wire first; then results into the slots, and the slots to the sink."""
-        self._publish(blocks, decision)
+        self._publish(blocks[0], ids, decision, made_by)
         self._count(blocks)
+        hashes = made_by.hashes if made_by is not None else NO_HASHES
         ring, start = self.ring, 0
         for block in blocks:
             slot, n = block.slot, block.events
@@ -239,19 +243,20 @@ class Inference:
         self.page.commit()
         sockets.send_tokens(self.to_sink, encode_tokens([(b.slot, b.seq) for b in blocks]))
 
-    def _publish(self, blocks: Sequence[Waiting], decision: Decision) -> None:
-        train_id, pulse_id = self._ids(blocks)
+    def _publish(
+        self, first: Waiting, ids: tuple[Ids, Ids], decision: Decision, made_by: Loaded | None
+    ) -> None:
         header = ResultHeader(
             run=self.stage.spec.config.run,
             stream=self.stage.spec.stream,
-            received_at=float(self.ring.header["received_at_s"][blocks[0].slot]),
-            bundles=tuple(PublishedBundle(ref.name, ref.sha256) for ref in self.loaded.refs),
+            received_at=float(self.ring.header["received_at_s"][first.slot]),
+            bundles=made_by.published if made_by is not None else (),
             rules_sha256=self.router.rules_sha256,
             routes=self.router.names,
         )
         columns: dict[str, npt.NDArray[Any]] = {
-            "train_id": train_id,
-            "pulse_id": pulse_id,
+            "train_id": ids[0],
+            "pulse_id": ids[1],
             "verdict": decision.verdict,
             "route": decision.route,
             "reason": decision.reason,
