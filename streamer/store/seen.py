@@ -37,6 +37,8 @@ class Seen:
 
 
 def _train_ids(path: Path) -> U8:
+    if not path.exists():
+        return np.zeros(0, np.uint64)  # taken away from outside: nothing there to repeat
     with store_errors(path, "reading the index of"), h5py.File(path, "r") as file:
         ids: U8 = file["INDEX/trainId"][:]
         known: U8 = ids[ids != 0]

@@ -169,6 +169,16 @@ def test_files_of_another_start_are_not_removed(tmp_path: Path) -> None:
     assert read_events(tmp_path) == pairs((1, 3))
 
 
+def test_closed_files_may_be_taken_away(tmp_path: Path) -> None:
+    series, cursor = start(tmp_path, rows=10)
+    for train in (5, 6, 7, 8):
+        append(series, cursor, (train, 9))
+    (tmp_path / exdf.file_name("streaks", 56, 0, 0)).unlink()
+    append(series, cursor, (5, 1), first_pulse=9)  # late: looks into the files for its train
+    series.close(cursor)
+    assert sorted(read_events(tmp_path)) == [(5, 9), *pairs((6, 9), (7, 9), (8, 9))]
+
+
 def test_a_file_taken_away_does_not_stop_the_rest(tmp_path: Path) -> None:
     series, cursor = start(tmp_path)
     append(series, cursor, (1, 3))
