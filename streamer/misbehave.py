@@ -180,7 +180,7 @@ def _faulty(train: SimTrain, fault: Fault, copies: int, version: str) -> list[Me
 
 def _marked(rows: Array, mark: Mark) -> Array:
     rows = rows.copy()
-    rows["mark"] |= mark
+    rows["mark"] |= np.uint32(mark)
     return rows
 
 
@@ -222,7 +222,7 @@ def _nan(train: SimTrain, pulses: int) -> SimTrain:
 
     train = _with_frames(train, spoil)
     rows = train.rows.copy()
-    rows["mark"][:pulses] |= Mark.NAN
+    rows["mark"][:pulses] |= np.uint32(Mark.NAN)
     per_module = [train.sources[name][train.key] for name in train.detectors]
     rows["crc"] = checksums(np.stack(per_module, axis=1))
     return replace(train, rows=rows)
@@ -247,8 +247,8 @@ def _edit_array(
     source, key = train.detectors[0], train.key
     if len(parts) == 1:
         whole = msgpack.unpackb(parts[0], strict_map_key=False)
-        header = whole[source][key]
-        header, header[b"data"] = edit(header, header[b"data"])
+        header, payload = edit(whole[source][key], whole[source][key][b"data"])
+        whole[source][key] = header | {b"data": payload}
         return [msgpack.packb(whole)]
     for place in range(0, len(parts), 2):
         header = msgpack.unpackb(parts[place])

@@ -5,6 +5,7 @@ are in `serve`, times in `pacing`.
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -70,6 +71,8 @@ def _problems(options: ReplayOptions) -> Iterator[str]:
         yield f"axis: expected event or train, got {options.axis!r}"
     if options.pulses < 1:
         yield f"pulses must be at least 1, got {options.pulses}"
+    if not (math.isfinite(options.rate_hz) and options.rate_hz >= 0):
+        yield f"rate_hz must be 0 (as fast as possible) or more, got {options.rate_hz}"
     if options.trains is not None and options.trains < 0:
         yield f"trains must be 0 or more, got {options.trains}"
     if options.select and options.datasets:

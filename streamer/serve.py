@@ -6,10 +6,17 @@ fate of every train. Knows nothing of what is in a train. The protocol is that o
 
 PUB is served by an XPUB socket with ZMQ_XPUB_NODROP: subscribers see no difference, but the server knows
 whether there is one, and a full pipe is an answer instead of a silent loss.
+
+ZeroMQ's LINGER flushes to the kernel. Over TCP that is enough; over ipc a receiver that is not reading at the
+moment of the close loses what is still in the kernel (libzmq 4.3.5: the hang-up of a Unix socket ends its
+engine at once; 2 of 800 trains lost in a test). So the close waits until the peers have read all.
 """
 
+import fcntl
 import math
+import termios
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +25,7 @@ from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from streamer.errors import ConfigError
 from streamer.sockets import bind
@@ -32,6 +40,9 @@ SLICE_S: Final = 0.05
 POLL_STEP_S: Final = 0.001
 # 'next' has 4 bytes; a client that sends more than this is not one, and is disconnected.
 MAX_REQUEST_BYTES: Final = 4096
+# A buffer that is empty in this many looks in a row is empty: while ZeroMQ holds data it refills at once.
+QUIET_LOOKS: Final = 3
+LOOK_STEP_S: Final = 0.002
 # How much of a bad request is echoed.
 ECHO_BYTES: Final = 100
 
@@ -229,6 +240,46 @@ class _Reply:
             self._settle(ticket, _try_send(self._socket, parts))
 
 
+class _UnixPeers:
+    """The connections of an ipc socket, and whether their kernel buffers are empty."""
+
+    def __init__(self, socket: "zmq.Socket[bytes]") -> None:
+        self._socket = socket
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self._descriptors: set[int] = set()
+
+    def listen(self) -> None:
+        """Note who came and went."""
+        while self._monitor.poll(0):
+            event = parse_monitor_message(self._monitor.recv_multipart())
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._descriptors.add(event["value"])
+            else:
+                self._descriptors.discard(event["value"])
+
+    def wait_until_read(self, timeout_s: float) -> None:
+        """Return when the buffers stay empty for a moment: then ZeroMQ has nothing to put there either."""
+        end_s, quiet = time.monotonic() + timeout_s, 0
+        while quiet < QUIET_LOOKS and time.monotonic() < end_s:
+            self.listen()
+            quiet = 0 if any(map(_unread_bytes, self._descriptors)) else quiet + 1
+            time.sleep(LOOK_STEP_S)
+
+    def close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+
+
+def _unread_bytes(descriptor: int) -> int:
+    """What the peer of a Unix socket has not read; 0 for one that is closed."""
+    answer = array("i", [0])
+    try:
+        fcntl.ioctl(descriptor, termios.TIOCOUTQ, answer)  # SIOCOUTQ, see unix(7)
+    except OSError:
+        return 0
+    return answer[0]
+
+
 class Server:
     """A bound socket that takes trains and tells the fate of each: handed to ZeroMQ, or dropped.
 
@@ -250,6 +301,7 @@ class Server:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._socket, self._outlet = self._open(max(1, options.queue_bytes // max(1, train_bytes)))
+            self._peers = _UnixPeers(self._socket) if options.endpoint.startswith("ipc:") else None
             self.endpoint = bind(self._socket, _any_port(options.endpoint))
         except BaseException:
             self._context.destroy(linger=0)
@@ -293,6 +345,8 @@ class Server:
 
     def wait(self, duration_s: float) -> None:
         """Let time pass, answering requests, until `duration_s` is over or the stop comes."""
+        if self._peers:
+            self._peers.listen()
         end_s = time.monotonic() + duration_s
         while (left_s := end_s - time.monotonic()) > 0 and not self._stop():
             self._outlet.idle(min(left_s, SLICE_S))
@@ -316,6 +370,9 @@ class Server:
             return
         while self._outlet.drop_oldest():
             pass
+        if self._peers:
+            self._peers.wait_until_read(self._options.linger_s)
+            self._peers.close()
         self._socket.close()
         self._context.term()
 

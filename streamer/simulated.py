@@ -5,6 +5,7 @@ Names of sources and keys are made like those of European XFEL: `<detector>/DET/
 `image.data`, an X-ray gas monitor with one pulse energy per pulse, a motor with one position per train.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from streamer.errors import ConfigError
 from streamer.misbehave import SimTrain, Sources, parse_schedule
 from streamer.serve import ServerOptions
 from streamer.stamp import stamp
-from streamer.truth import RECORD, Array, checksums
+from streamer.truth import OFFERED, RECORD, Array, checksums
 from streamer.wire.types import TRAIN_ID_END, Version
 
 Kind = Literal["droplets", "diffraction", "noise"]
@@ -87,6 +88,8 @@ def _problems(options: SimulatorOptions) -> Iterator[str]:
             yield f"{name}: expected one of {', '.join(allowed)}, got {getattr(options, name)!r}"
     if not 0 <= options.first_train_id < TRAIN_ID_END - 2**32:
         yield f"first_train_id must be 0 or more and leave room to count, got {options.first_train_id}"
+    if not (math.isfinite(options.rate_hz) and options.rate_hz >= 0):
+        yield f"rate_hz must be 0 (as fast as possible) or more, got {options.rate_hz}"
     if options.trains is not None and options.trains < 0:
         yield f"trains must be 0 or more, got {options.trains}"
     if not 0 <= options.evenness <= 1:
@@ -117,7 +120,7 @@ class Bank:
 
     # [row, ...] of one module; module m shows row + m * shift.
     frames: Array
-    # truth.RECORD [row], with label, crc and row filled.
+    # truth.RECORD [row], without ids and marks.
     records: Array
     # Pulse energy, uJ, f4 [row].
     energy_uj: Array
@@ -133,6 +136,7 @@ def make_bank(options: SimulatorOptions) -> Bank:
     crc = checksums(_modules_of(events, shift, options.modules))
     records = np.zeros(rows, RECORD)
     records["label"], records["crc"], records["row"] = label, crc, np.arange(rows)
+    records["sent"] = OFFERED
     spread = np.random.default_rng(options.seed).gamma(XGM_SHAPE, XGM_MEAN_UJ / XGM_SHAPE, rows)
     wrapped = np.arange(rows + options.pulses) % rows
     return Bank(events[wrapped], records[wrapped], spread.astype(np.float32)[wrapped], rows, shift)

@@ -131,7 +131,7 @@ def read_log(path: Path) -> Array:
 
 def expected(log: Array) -> Array:
     """The records of events that a correct receiver accepts as new: sent, not refused, not a duplicate."""
-    keep = (log["sent"] == SENT) & (log["mark"] & (REFUSED | Mark.DUPLICATE | Mark.GAP) == 0)
+    keep = (log["sent"] == SENT) & (log["mark"] & np.uint32(REFUSED | Mark.DUPLICATE | Mark.GAP) == 0)
     accepted: Array = log[keep]
     return accepted
 
