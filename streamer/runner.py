@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 # activations still lie in the cache (measured: docs/decisions/cpu-inference.md).
 TRIAL_EVENTS = 8
 TRIALS = 5
+# cudaErrorHostMemoryAlreadyRegistered: a swap finds the ring as the first runner left it.
+ALREADY_REGISTERED = 712
 # bf16 must pay clearly before its rounding is taken.
 MIN_GAIN = 1.1
 
@@ -208,10 +210,8 @@ class CudaRunner:
         networks = _channels_last(Networks(bundles)).to(device)
         event_shape = tuple(bundles[0].manifest.input_shape)
         sizes = [1 << power for power in range((max_events - 1).bit_length() + 1)]
-        pool = torch.cuda.graph_pool_handle()
         self._lanes = [
-            _Lane(networks, (sizes[-1], *event_shape), raw_type, sizes, pool, device)
-            for _ in range(self.depth)
+            _Lane(networks, (sizes[-1], *event_shape), raw_type, sizes, device) for _ in range(self.depth)
         ]
         self._next = 0
         for bundle in bundles:
@@ -240,14 +240,15 @@ class _Lane:
         shape: tuple[int, ...],
         dtype: torch.dtype,
         sizes: Sequence[int],
-        pool: Any,
         device: torch.device,
     ) -> None:
         self._stream = torch.cuda.Stream(device)
         self._input = torch.zeros(shape, dtype=dtype, device=device)
         self._sizes = sizes
         self._event = torch.cuda.Event()
-        self._n = 0
+        self._n, self._size = 0, sizes[0]
+        # One memory pool a lane: its graphs never run at once, those of two lanes do.
+        pool = torch.cuda.graph_pool_handle()
         # Largest first: the later graphs fit into the memory that it took.
         graphs = {size: self._capture(networks, size, pool) for size in reversed(sizes)}
         self._graphs = {size: graph for size, (graph, _) in graphs.items()}
@@ -266,7 +267,8 @@ class _Lane:
         self._stream.synchronize()
         output = torch.empty((size, width), dtype=torch.float32, pin_memory=True)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+        # thread_local: a swap captures in its own thread while the stream goes on in another.
+        with torch.cuda.graph(graph, pool, self._stream, capture_error_mode="thread_local"):
             output.copy_(forward(), non_blocking=True)
         return graph, output
 
@@ -298,7 +300,7 @@ def register(frames: Raw) -> None:
     """
     whole = frames.base if isinstance(frames.base, np.ndarray) else frames
     code = int(torch.cuda.cudart().cudaHostRegister(whole.ctypes.data, whole.nbytes, 0))
-    if code:
+    if code not in (0, ALREADY_REGISTERED):
         log.warning("cudaHostRegister gave error %d: uploads will be slower (unlocked memory)", code)
 
 
