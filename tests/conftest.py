@@ -1,0 +1,64 @@
+"""Fixtures that every test may use: folders short enough for ipc sockets, free ports, and the search for leaks."""
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# In the environment of every process that a test starts, and so of every process that those start.
+MARK = "STREAMER_TEST_MARK"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A temporary folder with a short path: an ipc socket's is at most 107 characters."""
+    path = Path(tempfile.mkdtemp(prefix="st-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def marked(mark: str) -> list[int]:
+    """Processes other than this one that carry the mark, zombies left out (they have no environment)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:  # it ended while we looked, or is another user's
+            continue
+    return found
+
+
+def _describe(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return "ended meanwhile"
+
+
+@pytest.fixture
+def leaks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail the test if it leaves a process, a thread, a shared memory or a folder of a pipeline behind."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(MARK, mark)
+    monkeypatch.setenv("TMPDIR", str(folder))  # the pipelines' own folders come here, and only this test's
+    threads, memories = set(threading.enumerate()), set(Path("/dev/shm").iterdir())
+    yield
+    left = {pid: _describe(pid) for pid in marked(mark)}
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    folders = [path.name for path in folder.glob("streamer-*")]
+    names = [p.name for p in set(Path("/dev/shm").iterdir()) - memories if "streamer" in p.name]
+    running = [thread.name for thread in threading.enumerate() if thread not in threads]
+    assert not left, f"processes left: {left}"
+    assert not folders, f"folders left: {folders}"
+    assert not names, f"shared memory left: {names}"
+    assert not running, f"threads left: {running}"
