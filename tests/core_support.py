@@ -1,0 +1,256 @@
+"""A stream in one thread: real shared memory, real ipc sockets, a tiny real bundle, no child process.
+
+A stage object that is dropped without a word is a stage that was killed: its page, its slots and the tokens
+it had not sent are left as they lay.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zmq
+
+from models.bundle import save_bundle
+from models.manifest import Column, Manifest
+from models.networks.ednn import EDNN
+from models.preprocess import Preprocess
+from streamer import memory
+from streamer.config import RunConfig, parse
+from streamer.ingest import Ingest
+from streamer.ledger import PageReader, StreamLedger, read_stream
+from streamer.pipeline import resolve
+from streamer.plan import Shared, StageSpec, layouts
+from streamer.sink import Sink
+from streamer.stage import Stage
+from streamer.wire.karabo_bridge import encode
+
+POINTS = 16
+SOURCE = "SIM_DET/DET/SPEC:output"
+KEY = "data.intensity"
+PULSE_KEY = "data.pulseId"
+STEPS = {"steps": [{"op": "dark"}, {"op": "standardise", "epsilon": 1e-6}]}
+COLUMNS = (Column("latent", "float32", ("a", "b")), Column("target", "float32", ("x", "y", "z")))
+# Long enough for any loaded machine; only ever waited in full by a test that fails.
+PATIENCE_S = 20.0
+
+
+def manifest(name: str = "tiny", **changes: Any) -> Manifest:
+    fields: dict[str, Any] = {
+        "name": name,
+        "kind": "ednn",
+        "architecture": "ednn",
+        "options": {"points": POINTS, "hidden": [8], "latent": 2, "targets": 3},
+        "input_shape": (POINTS,),
+        "input_dtype": "float32",
+        "preprocess": STEPS,
+        "columns": COLUMNS,
+        "scores": {},
+        "training": {"seed": 1},
+        "weights_sha256": "0" * 64,
+        "golden_sha256": "0" * 64,
+        "created": "2026-11-20",
+    }
+    return Manifest(**(fields | changes))
+
+
+def make_bundle(folder: Path, seed: int = 0, dark: float = 3.0, **changes: Any) -> Path:
+    """Write a bundle of some hundred weights into `folder`, named like it."""
+    torch.manual_seed(seed)
+    network = EDNN(POINTS, [8], 2, 3)
+    preprocess = Preprocess(STEPS, (POINTS,), {"dark": torch.full((POINTS,), dark)})
+    raw = 100 * torch.rand(4, POINTS)
+    save_bundle(folder, manifest(folder.name, **changes), (preprocess, network), raw, lambda _: "# tiny\n")
+    return folder
+
+
+def config_text(bundles: Sequence[Path] = (), routes: str = "", stream: str = "", top: str = "") -> str:
+    """One stream `s` of spectra; `stream`, `routes` and `top` are more lines for their places."""
+    names = ", ".join(f'"{bundle}"' for bundle in bundles)
+    return f"""
+{top}
+[output]
+store = false
+[[stream]]
+name = "s"
+device = "cpu"
+threads = 1
+bundles = [{names}]
+ring_bytes = 1048576
+block_events = 8
+deadline_s = 0
+{stream}
+[stream.source]
+endpoint = "ipc:///nowhere"
+socket = "PULL"
+source = "{SOURCE}"
+key = "{KEY}"
+pulse_key = "{PULSE_KEY}"
+axes = "pulse bin"
+shape = [{POINTS}]
+dtype = "float32"
+{routes}
+"""
+
+
+def events(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, 100, (n, POINTS)).astype(np.float32)
+
+
+def message(
+    train_id: int, pulses: Sequence[int] | int, frames: np.ndarray | None = None
+) -> list[bytes | memoryview]:
+    """One train on the wire; `pulses` are their ids, or their number."""
+    ids = np.arange(pulses) if isinstance(pulses, int) else np.array(pulses)
+    if frames is None:
+        frames = events(len(ids), train_id % 2**32)
+    metadata = {"source": SOURCE, "timestamp": 1.0, "timestamp.tid": train_id}
+    metadata |= {"timestamp.sec": "1", "timestamp.frac": "0" * 18}
+    return encode({SOURCE: {KEY: frames, PULSE_KEY: ids.astype(np.uint64)}}, {SOURCE: metadata})
+
+
+def broken_message() -> list[bytes | memoryview]:
+    return [b"one", b"two", b"three"]
+
+
+@dataclass
+class Line:
+    """One stream's memory and spec, and whatever stages of it a test makes."""
+
+    spec: StageSpec
+    shared: Shared
+    source: "zmq.Socket[bytes]"
+    stages: list[Any] = field(default_factory=list)
+
+    def reader(self, stage: str) -> PageReader:
+        return self.shared.reader(stage)
+
+    def get(self, stage: str, name: str) -> int:
+        reader = self.reader(stage)
+        return reader.get(reader.read(), name)
+
+    def ledger(self) -> StreamLedger:
+        return read_stream(self.reader("ingest"), self.reader("inference"), self.reader("sink"))
+
+    def states(self) -> list[int]:
+        return self.shared.ring.state.tolist()
+
+    # --- stages -------------------------------------------------------------------------------------
+
+    def ingest(self) -> Ingest:
+        return self._started(Ingest(Stage("ingest", self.spec)))
+
+    def inference(self) -> Any:
+        from streamer.inference import Inference
+
+        return self._started(Inference(Stage("inference", self.spec)))
+
+    def sink(self) -> Sink:
+        return self._started(Sink(Stage("sink", self.spec)))
+
+    def _started(self, stage: Any) -> Any:
+        """As `run` does: recover, then go on."""
+        self.stages.append(stage)
+        stage.recover()
+        return stage
+
+    def kill(self, stage: Any) -> None:
+        """Close its sockets, as the kernel does for a process killed; nothing else is tidied."""
+        self.stages.remove(stage)
+        close(stage)
+
+    # --- the source ---------------------------------------------------------------------------------
+
+    def send(self, ingest: Ingest, parts: Sequence[bytes | memoryview]) -> None:
+        """One message over the socket, and ingest's look at what waits."""
+        before = int(ingest.values[ingest.at["messages"]])
+        self.source.send_multipart(list(parts))
+        until(lambda: bool(ingest.receiver.socket.poll(100)))
+        ingest.read_waiting()
+        if int(ingest.values[ingest.at["messages"]]) != before + 1:
+            raise AssertionError("ingest did not take the message")
+
+
+def until(true: Any, patience_s: float = PATIENCE_S) -> None:
+    """Drive `true` until it is; what it does is the work or the wait."""
+    end_s = time.monotonic() + patience_s
+    while not true():
+        if time.monotonic() > end_s:
+            raise AssertionError("it did not become true in time")
+
+
+def turn(*stages: Any) -> None:
+    """One turn of inference and sink loops that does not wait for what is not there."""
+    for stage in stages:
+        stage.step()
+
+
+def drain(ingest: Ingest, inference: Any, sink: Sink) -> None:
+    """Turn until every slot has come back."""
+
+    def back() -> bool:
+        turn(inference, sink)
+        ingest.reclaim()
+        return not ingest.out
+
+    until(back)
+
+
+def close(stage: Any) -> None:
+    """Every socket of a stage; contexts go with them."""
+    receiver = getattr(stage, "receiver", None)
+    if receiver is not None:
+        receiver.close()
+    publisher = getattr(stage, "publisher", None)
+    if publisher is not None:
+        publisher.socket.close(0)
+    bridge = getattr(stage, "bridge", None)
+    if bridge is not None:
+        bridge.socket.close(0)
+    archive = getattr(stage, "archive", None)
+    if archive is not None:
+        for series in archive._series:
+            series.release()
+    context = None
+    for name in ("tokens", "to_inference", "to_sink", "to_ingest", "freed", "control"):
+        sock = getattr(stage, name, None)
+        if sock is not None:
+            context = sock.context
+            sock.close(0)
+    if context is not None:
+        context.term()
+
+
+@contextmanager
+def line(folder: Path, text: str) -> Iterator[Line]:
+    """A stream whose sockets lie in `folder`. The source is a PUSH server."""
+    config = parse(text, "test")
+    spec, fd = place(config, folder)
+    with zmq.Context() as context, context.socket(zmq.PUSH) as source:
+        source.set(zmq.LINGER, 0)
+        source.bind(spec.settings.source.endpoint)
+        made = Line(spec, Shared(spec), source)
+        try:
+            yield made
+        finally:
+            for stage in made.stages:
+                close(stage)
+            del fd
+
+
+def place(config: RunConfig, folder: Path) -> tuple[StageSpec, int]:
+    """Resolve the first stream with every address in `folder` and memory of its own."""
+    stream = config.stream[0]
+    source = stream.source.model_copy(update={"endpoint": f"ipc://{folder}/src"})
+    publish = stream.publish.model_copy(
+        update={"results": f"ipc://{folder}/res", "verdicts": f"ipc://{folder}/ver"}
+    )
+    stream = stream.model_copy(update={"source": source, "publish": publish})
+    config = config.model_copy(update={"stream": (stream,)})
+    spec = resolve(config, stream, -1, folder)
+    fd = memory.create("test", layouts(stream, spec.columns).size_bytes)
+    return spec.model_copy(update={"fd": fd}), fd
