@@ -49,7 +49,7 @@ Simulated ({_data(manifest)}):
 ## Scores on held-out events
 
 {_scores(manifest.scores)}
-`baseline_...` is what the same score is without a network: the majority label set, a mixture on principal
+`baseline_...` is what the same score is without a network: the most frequent label set, a mixture on principal
 components, or a linear map from principal components.
 
 ## Limits

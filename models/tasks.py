@@ -96,7 +96,7 @@ class ClassifierTask:
         said_NL = p_NL > network.get_buffer("threshold").numpy()
         f1 = scores.f1_per_label(truth_NL, said_NL)
         ap = [scores.average_precision(t, p) for t, p in zip(truth_NL.T, p_NL.T, strict=True)]
-        majority_NL = np.broadcast_to((train.targets.mean(0) > 0.5).numpy(), truth_NL.shape)
+        majority_NL = np.broadcast_to(most_frequent_set(train.targets), truth_NL.shape)
         return {
             "macro_f1": _round(f1.mean()),
             "macro_average_precision": _round(np.nanmean(ap)),
@@ -218,6 +218,13 @@ def answers(preprocess: Preprocess, network: nn.Module, data: DataSet) -> NDArra
         parts = [network(preprocess(raw)) for raw in data.inputs.split(EVALUATION_BATCH)]
         packed: NDArray[np.float32] = torch.cat(parts).numpy()
         return packed
+
+
+def most_frequent_set(targets: Tensor) -> NDArray[np.bool_]:
+    """The label set that most events have, bool [L]: what to answer without looking."""
+    sets, counts = targets.unique(dim=0, return_counts=True)
+    frequent: NDArray[np.bool_] = (sets[counts.argmax()] > 0.5).numpy()
+    return frequent
 
 
 def primary_class(targets: Tensor) -> NDArray[np.int64]:
