@@ -83,8 +83,8 @@ class Swap:
     def _load(self) -> None:
         try:
             self.loaded = load(self._spec, replace(self._old, self._name), self._frames)
-        except (ConfigError, BundleError, RuntimeError, OSError) as error:
-            self.error = str(error)
+        except Exception as error:  # the main of a thread: whatever it was, the old bundles serve on
+            self.error = str(error) or repr(error)
 
 
 def replace(old: Loaded, name: str) -> list[BundleRef]:

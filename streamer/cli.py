@@ -18,7 +18,7 @@ from streamer import check as checking
 from streamer import control, foreground, log, replay, simulator, watch
 from streamer import demo as demonstration
 from streamer.config import load, runtime_folder
-from streamer.errors import StreamerError
+from streamer.errors import ConfigError, StreamerError
 from streamer.pipeline import Pipeline, resolve
 from streamer.plan import describe
 
@@ -40,6 +40,7 @@ def run(
 ) -> None:
     """Classify the streams of CONFIG until interrupted; print the ledger."""
     log.setup("streamer")
+    writable(report)
     resolved = load(config)
     console.print_json(resolved.model_dump_json())
     result = foreground.run(Pipeline(resolved), foreground.Limits(duration, events), report)
@@ -55,6 +56,7 @@ def demo(
 ) -> None:
     """Simulated beamline, whole pipeline, live view; needs no configuration."""
     del no_browser  # the terminal is the only view there is
+    writable(report)
     console.print("Simulating a beamline; the first labels appear when the events are ready ...")
     show = demonstration.prepare(directory)
     stopped = threading.Event()
@@ -149,6 +151,15 @@ def train(context: typer.Context) -> None:
 
 def _control(socket: str) -> str:
     return socket or f"ipc://{runtime_folder()}/control"
+
+
+def writable(report: Path | None) -> None:
+    """Find out before the run that its report cannot be written, not after. Raises ConfigError."""
+    try:
+        if report is not None:
+            report.touch()
+    except OSError as error:
+        raise ConfigError(f"--report {report}: {error.strerror}; choose another file") from error
 
 
 def finish(report: dict[str, Any]) -> None:

@@ -40,4 +40,4 @@ def _as(values: Array, dtype: str) -> Array:
     known = np.isfinite(values)
     if known.all():
         return values.astype(dtype)
-    return np.where(known, np.nan_to_num(values).astype(dtype), NO_INTEGER[dtype])
+    return np.where(known, np.where(known, values, 0).astype(dtype), NO_INTEGER[dtype])

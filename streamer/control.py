@@ -5,11 +5,12 @@ open. Requests: {"command": "status"}; {"command": "swap", "stream": NAME, "bund
 Answers: {"ok": true, ...} or {"ok": false, "error": TEXT}.
 """
 
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import msgpack  # type: ignore[import-untyped]  # ships no types
 import zmq
@@ -33,21 +34,11 @@ class ControlServer:
     def __init__(self, endpoint: str, commands: Mapping[str, Callable[[Answer], Answer]]) -> None:
         self._endpoint, self._commands = endpoint, commands
         self._stopped = threading.Event()
-        _private_folder(endpoint)
+        self._lock = _lock(endpoint)
         self._context = zmq.Context()
-        self._refuse_if_running()
         self._socket = sockets.reply_socket(self._context, endpoint)
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
-
-    def _refuse_if_running(self) -> None:
-        """An ipc address can be taken from its owner without an error: ask first whether someone answers."""
-        try:
-            sockets.ask(self._context, self._endpoint, {"command": "ping"}, timeout_s=0.3)
-        except TimeoutError:
-            return
-        self._context.term()
-        raise ConfigError(f"another run answers at {self._endpoint}; stop it, or set another `control` here")
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -56,8 +47,6 @@ class ControlServer:
 
     def _answer(self, request: Answer) -> Answer:
         command = str(request.get("command"))
-        if command == "ping":
-            return {"ok": True}
         if command not in self._commands:
             return {
                 "ok": False,
@@ -73,6 +62,7 @@ class ControlServer:
         self._thread.join(timeout=SWAP_S + 1)
         self._socket.close()
         self._context.term()
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +71,24 @@ class ControlServer:
         self.close()
 
 
-def _private_folder(endpoint: str) -> None:
+def _lock(endpoint: str) -> IO[bytes]:
+    """Hold the address: ZeroMQ lets an ipc address be taken from its owner. Raises ConfigError if one has it.
+
+    The kernel drops the lock with the process, however it ends.
+    """
+    path = _private_folder(endpoint) / (Path(endpoint).name + ".lock")
+    file = path.open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ConfigError(
+            f"another run has the control socket {endpoint}; stop it, or set another `control` here"
+        ) from error
+    return file
+
+
+def _private_folder(endpoint: str) -> Path:
     """Make the folder of an ipc address, for its user only. Raises ConfigError if it is another's."""
     if not endpoint.startswith("ipc://"):
         raise ConfigError(f"control: expected an ipc:// address, got {endpoint}: it has no authentication")
@@ -93,6 +100,7 @@ def _private_folder(endpoint: str) -> None:
     status = folder.stat()
     if status.st_uid != os.getuid():
         raise ConfigError(f"control: {folder} belongs to another user; set `control` in the configuration")
+    return folder
 
 
 def forward_swap(address: str, bundle: str) -> Answer:

@@ -55,7 +55,7 @@ class TrainTracker:
         self._started, self._last = index("started"), index("last_train")
         self._nominal, self._rejected = index("nominal_pulses"), index("rejected_since")
         self._missing, self._missing_trains = index("missing_upstream"), index("missing_upstream_trains")
-        self._jumps = index("id_jumps")
+        self._jumps, self._stray = index("id_jumps"), index("stray_train")
 
     def in_order(self, train_id: int) -> bool:
         """True if `train_id` lies after every train so far: nothing of it can have been seen."""
@@ -82,12 +82,22 @@ class TrainTracker:
 
     def mark(self, train_ids: Ids, pulse_ids: Ids) -> None:
         """Remember events as seen, after the commit that counts them. Idempotent."""
-        rows = (train_ids % WINDOW_TRAINS).astype(np.intp)
+        rows = (train_ids // np.uint64(self._step) % WINDOW_TRAINS).astype(np.intp)
         new = self._trains[rows] != train_ids.astype(np.int64) + 1  # 0 marks an unused row
         if new.any():
             self._seen[np.unique(rows[new])] = 0
             self._trains[rows] = train_ids.astype(np.int64) + 1
         self._seen[rows, pulse_ids.astype(np.intp)] = 1
+
+    def mark_train(self, train_id: int) -> None:
+        """Remember that a train came of which nothing is kept: its pulses may still come."""
+        row = self._row(train_id)
+        if int(self._trains[row]) != train_id + 1:
+            self._seen[row] = 0
+            self._trains[row] = train_id + 1
+
+    def _row(self, train_id: int) -> int:
+        return train_id // self._step % WINDOW_TRAINS
 
     def _count_gap(self, gap: int) -> None:
         if gap > MAX_GAP_TRAINS:
@@ -100,16 +110,24 @@ class TrainTracker:
     def _arrive_late(self, train_id: int, pulse_ids: Ids) -> Arrival:
         values = self._values
         if int(values[self._last]) - train_id >= WINDOW_TRAINS * self._step:
-            # The clock went back further than we remember: a new run of the source, counted as such.
-            values[self._jumps] += 1
-            values[self._last], values[self._rejected] = train_id, 0
-            return _IN_ORDER
-        row = train_id % WINDOW_TRAINS
+            return self._far_back(train_id)
+        row = self._row(train_id)
         if int(self._trains[row]) != train_id + 1:
             self._fill_gap(len(pulse_ids))
             return Arrival(late=True)
         fresh = self._seen[row, pulse_ids.astype(np.intp)] == 0
         return Arrival(late=train_id != int(values[self._last]), fresh=fresh)
+
+    def _far_back(self, train_id: int) -> Arrival:
+        """Older than we remember: a stray, unless the next goes on from it; then the clock was set back."""
+        values = self._values
+        stray = int(values[self._stray]) - 1
+        if 0 <= stray < train_id <= stray + WINDOW_TRAINS * self._step:
+            values[self._jumps] += 1
+            values[self._last], values[self._rejected], values[self._stray] = train_id, 0, 0
+            return _IN_ORDER
+        values[self._stray] = train_id + 1
+        return Arrival(late=True)
 
     def _fill_gap(self, pulses: int) -> None:
         """A late train was counted missing before; it is not."""

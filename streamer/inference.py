@@ -27,6 +27,7 @@ from streamer.bundles import Loaded, Swap, load
 from streamer.columns import split
 from streamer.errors import ConfigError, StageError
 from streamer.ledger import BATCH_EDGES, LATENCY_EDGES_S
+from streamer.log import Repeated
 from streamer.plan import attached_names, columns_of, make_router
 from streamer.publish import ResultsPublisher
 from streamer.results import ResultHeader
@@ -78,6 +79,7 @@ class Inference:
         self.poller.register(self.tokens, zmq.POLLIN)
         self.poller.register(self.control, zmq.POLLIN)
         self.scanned_ns = 0
+        self.repeated = Repeated(stage.log)
 
     # --- life ---------------------------------------------------------------------------------------
 
@@ -107,7 +109,7 @@ class Inference:
         """One turn: admit, begin, finish."""
         self._receive(wait_ms=0 if self._has_work() else IDLE_MS)
         now_ns = time.monotonic_ns()
-        if len(self.under_way) < self.loaded.runner.depth:
+        if len(self.under_way) < self.loaded.runner.depth and not self._swap_waits():
             self._begin(self.batcher.take(now_ns), now_ns)
         full = len(self.under_way) >= self.loaded.runner.depth
         if self.under_way and (full or not len(self.batcher) or self.under_way[0].pending.done()):
@@ -142,60 +144,82 @@ class Inference:
     # --- a batch ------------------------------------------------------------------------------------
 
     def _begin(self, blocks: list[Waiting], now_ns: int) -> None:
-        """Give a batch to the device; what is too old or has killed before goes past it."""
-        late = [b for b in blocks if self.deadline_ns and now_ns - b.received_ns > self.deadline_ns]
-        blocks = [b for b in blocks if b not in late]
-        killers = [b for b in blocks if int(self.ring.header["attempts"][b.slot]) >= MAX_ATTEMPTS]
-        blocks = [b for b in blocks if b not in killers]
-        self._fail_open(late, "timeout")
+        """Give a batch to the device; what is too old, or was in hand when inference died, goes past it."""
+        blocks = self._in_time(blocks, now_ns)
+        attempts = [int(self.ring.header["attempts"][block.slot]) for block in blocks]
+        first = [block for block, tries in zip(blocks, attempts, strict=True) if tries == 0]
+        again = [block for block, tries in zip(blocks, attempts, strict=True) if 0 < tries < MAX_ATTEMPTS]
+        killers = [block for block, tries in zip(blocks, attempts, strict=True) if tries >= MAX_ATTEMPTS]
         self._fail_open(killers, "worker_lost")
-        if not blocks:
+        self._one_by_one(again)
+        if not first:
             return
+        self._count_attempt(first)
+        try:
+            pending = self.loaded.runner.submit([self._frames(block) for block in first])
+        except Exception as error:  # whatever a network raises costs its own block only
+            self._failed(first, error)
+            return
+        self.under_way.append(Batch(first, pending, now_ns))
+
+    def _in_time(self, blocks: list[Waiting], now_ns: int) -> list[Waiting]:
+        """The blocks that have not waited too long; the others are kept unclassified."""
+        if not self.deadline_ns:
+            return blocks
+        late = [block for block in blocks if now_ns - block.received_ns > self.deadline_ns]
+        self._fail_open(late, "timeout")
+        return [block for block in blocks if now_ns - block.received_ns <= self.deadline_ns]
+
+    def _count_attempt(self, blocks: Sequence[Waiting]) -> None:
         for block in blocks:
             self.ring.header["attempts"][block.slot] += 1
-        pending = self._submit(blocks)
-        if pending is not None:
-            self.under_way.append(Batch(blocks, pending, now_ns))
-
-    def _submit(self, blocks: list[Waiting]) -> Pending | None:
-        try:
-            return self.loaded.runner.submit([self._frames(block) for block in blocks])
-        except Exception as error:  # whatever a network raises costs its own block only
-            self._split(blocks, error)
-            return None
 
     def _frames(self, block: Waiting) -> npt.NDArray[Any]:
         frames: npt.NDArray[Any] = self.ring.frames[block.slot, : block.events]
         return frames
 
-    def _split(self, blocks: list[Waiting], error: Exception) -> None:
-        """A batch failed: try its blocks one by one, and keep unclassified the one that fails again."""
+    def _failed(self, blocks: list[Waiting], error: Exception) -> None:
+        """A batch failed: try its blocks one by one, so that only the one at fault stays unclassified."""
         _leave_if_device_is_lost(error)
         self.page.values[self.at["model_errors"]] += 1
-        self.stage.log.error("batch of %d blocks failed: %s", len(blocks), error)
-        if len(blocks) == 1:
-            self._fail_open(blocks, "model_error")
-            return
+        self.repeated.warn("model_error", f"a batch of {len(blocks)} blocks failed: {error!r}")
+        self._one_by_one(blocks)
+
+    def _one_by_one(self, blocks: Sequence[Waiting]) -> None:
+        """Each block in a batch of its own, with nothing else under way that it could harm."""
+        while blocks and self.under_way:
+            self._finish(self.under_way.popleft())
         for block in blocks:
-            pending = self._submit([block])
-            if pending is not None:
-                self._finish(Batch([block], pending, time.monotonic_ns()))
+            self._count_attempt([block])
+            started_ns = time.monotonic_ns()
+            try:
+                packed = self.loaded.runner.submit([self._frames(block)]).wait()
+            except Exception as error:  # the same as in a batch, and now its own fault
+                _leave_if_device_is_lost(error)
+                self.repeated.warn("model_error", f"block {block.seq} is kept unclassified: {error!r}")
+                self._fail_open([block], "model_error")
+            else:
+                self._answer([block], packed, started_ns)
 
     def _finish(self, batch: Batch) -> None:
-        """Wait for the answers, decide, publish, hand on."""
+        """Wait for the answers of a batch."""
         try:
             packed = batch.pending.wait()
-        except Exception as error:  # the same as at submission; CUDA reports late
-            self._split(batch.blocks, error)
-            return
-        table = split(packed, self.columns) | self._attached(batch.blocks)
-        train_id, pulse_id = self._ids(batch.blocks)
-        decision = self.router.decide(table, train_id, pulse_id)
+        except Exception as error:  # CUDA reports at the end what went wrong before
+            self._failed(batch.blocks, error)
+        else:
+            self._answer(batch.blocks, packed, batch.started_ns)
+
+    def _answer(self, blocks: Sequence[Waiting], packed: npt.NDArray[np.float32], started_ns: int) -> None:
+        """Decide, count, publish, hand on."""
+        table = split(packed, self.columns) | self._attached(blocks)
+        ids = self._ids(blocks)
+        decision = self.router.decide(table, *ids)
         values = self.page.values
         values[self.at["batches"]] += 1
-        values[self.at["busy_ns"]] += time.monotonic_ns() - batch.started_ns
+        values[self.at["busy_ns"]] += time.monotonic_ns() - started_ns
         self.sizes[int(np.searchsorted(BATCH_EDGES, len(packed)))] += 1
-        self._emit(batch.blocks, (train_id, pulse_id), packed, decision, self.loaded)
+        self._emit(blocks, ids, packed, decision, self.loaded)
 
     def _attached(self, blocks: Sequence[Waiting]) -> dict[str, npt.NDArray[Any]]:
         if not self.attached:
@@ -278,9 +302,13 @@ class Inference:
         if self.swap is None and sockets.readable(self.control):
             name = str(sockets.receive_request(self.control).get("bundle", ""))
             self.swap = Swap(self.stage.spec, self.ring.frames, self.loaded, name)
-        if self.swap is not None and self.swap.finished() and not self.under_way:
+        if self.swap is not None and self._swap_waits() and not self.under_way:
             self.control.send(msgpack.packb(self._adopt(self.swap)))
             self.swap = None
+
+    def _swap_waits(self) -> bool:
+        """New bundles are ready: what is under way ends first, so that no batch mixes versions."""
+        return self.swap is not None and self.swap.finished()
 
     def _adopt(self, swap: Swap) -> dict[str, Any]:
         """Put the new bundles to work, or say why not."""

@@ -22,7 +22,7 @@ from streamer.errors import FLAG_OUT_OF_ORDER, FrameError
 from streamer.ids import Arrival, TrainTracker
 from streamer.log import Repeated
 from streamer.plan import source_spec
-from streamer.ring import DONE, FILLING, FREE, READY, encode_tokens
+from streamer.ring import DONE, FILLING, FREE, READY, TAKEN, encode_tokens
 from streamer.routing import failopen
 from streamer.stage import DRAIN_S, IDLE_MS, Stage, main
 from streamer.wire.karabo_bridge import decode
@@ -117,6 +117,7 @@ class Ingest:
                 self.read_waiting()
             else:
                 self._check_connection(poller)
+                self._reclaim_unasked()
             self.reclaim()
             self.stage.alive()
         self._drain()
@@ -136,7 +137,7 @@ class Ingest:
         give_up_s = time.monotonic() + DRAIN_S
         while self.out and time.monotonic() < give_up_s:
             self.freed.poll(IDLE_MS)
-            self.reclaim()
+            self._reclaim_unasked()
             self.stage.alive()
 
     def read_waiting(self, until_s: float = float("inf")) -> None:
@@ -197,7 +198,7 @@ class Ingest:
         while start < stop:
             block = self.block or self._open(received_ns, received_at_s)
             if block is None:
-                self._shed(stop - start)
+                self._shed(events.train_id, stop - start)
                 return
             taken = min(self.ring.layout.events - block.n, stop - start)
             self._copy(events, start, start + taken, block)
@@ -218,7 +219,8 @@ class Ingest:
             ring.attached[slot, rows] = events.attached[start:stop]
         block.n = rows.stop
 
-    def _shed(self, count: int) -> None:
+    def _shed(self, train_id: int, count: int) -> None:
+        self.tracker.mark_train(train_id)  # it came: later it is no late arrival of a missing train
         self.values[self.at["received"]] += count
         self.values[self.at["shed.ring_full"]] += count
         self.values[self.at["tail"]] = 0
@@ -229,9 +231,11 @@ class Ingest:
     def _open(self, received_ns: int, received_at_s: float) -> Block | None:
         """Begin a block in a free slot; None if there is none and waiting is not allowed."""
         self.reclaim()
+        if not self.free:
+            self._reclaim_unasked()
         while not self.free and not self.keep and not self.stage.stopping:
             self.freed.poll(IDLE_MS)
-            self.reclaim()
+            self._reclaim_unasked()
             self.stage.alive()
         if not self.free:
             return None
@@ -268,11 +272,15 @@ class Ingest:
 
     def _goes_direct(self, train_goes_on: bool) -> bool:
         """Straight to the sink when inference has its share of the ring; a begun train stays together."""
-        direct = (
-            self._train_direct if self._in_train else self.keep and self.at_inference >= self.inference_limit
-        )
+        direct = self._train_direct if self._in_train else self._overloaded()
         self._in_train, self._train_direct = train_goes_on, direct
         return direct
+
+    def _overloaded(self) -> bool:
+        """Inference holds its share. What the sink still holds of it counts only until we look closer."""
+        if not self.keep or self.at_inference < self.inference_limit:
+            return False
+        return len(self.ring.left_in(READY, TAKEN)) >= self.inference_limit
 
     def _give(self, block: Block, direct: bool) -> None:
         ring, slot, n = self.ring, block.slot, block.n
@@ -297,9 +305,19 @@ class Ingest:
     def reclaim(self) -> None:
         """Take back the slots that the sink has freed."""
         for slot, seq in sockets.receive_tokens(self.freed):
-            if slot in self.out and self.ring.holds(slot, seq, FREE):
-                self.at_inference -= not self.out.pop(slot)
-                self.free.append(slot)
+            if self.ring.holds(slot, seq, FREE):
+                self._take_back(slot)
+
+    def _reclaim_unasked(self) -> None:
+        """A token may have died with the sink: with nothing to do, or nothing free, look at what is lent."""
+        self.reclaim()
+        for slot in [slot for slot in self.out if self.ring.state[slot] == FREE]:
+            self._take_back(slot)
+
+    def _take_back(self, slot: int) -> None:
+        if slot in self.out:
+            self.at_inference -= not self.out.pop(slot)
+            self.free.append(slot)
 
 
 def _runs(arrival: Arrival, n: int) -> list[tuple[int, int]]:

@@ -159,6 +159,7 @@ def ingest_layout() -> PageLayout:
             "last_train",
             "nominal_pulses",
             "rejected_since",
+            "stray_train",  # 1 + id of the last train far behind the others; 0 none
             "block_seq",
             "tail",  # events of the train under way that are not yet committed
         ),

@@ -13,6 +13,7 @@ in the same memory, says where every event went. `docs/life-of-an-event.md` tell
 """
 
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -121,7 +122,7 @@ class Pipeline:
             for stream in config.stream:
                 self.streams[stream.name] = self._build(stream)
         except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._free()
             raise
         self.supervisor = Supervisor(
             [child for stream in self.streams.values() for child in stream.children.values()], output
@@ -140,7 +141,7 @@ class Pipeline:
         children = {
             stage: Child(
                 name=f"{stream.name}.{stage}",
-                argv=[sys.executable, "-m", f"streamer.{stage}", str(path)],
+                argv=[sys.executable, "-m", f"streamer.{stage}", str(path), str(os.getpid())],
                 fds=[fd],
                 page=shared.reader(stage),
                 tier=tier,
@@ -154,6 +155,11 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._free()
+
+    def _free(self) -> None:
+        for stream in self.streams.values():
+            os.close(stream.spec.fd)  # the mapping lives as long as somebody looks at it
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, interrupted: Callable[[], bool] = lambda: False) -> None:

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 # activations still lie in the cache (measured: docs/decisions/cpu-inference.md).
 TRIAL_EVENTS = 8
 TRIALS = 5
-# cudaErrorHostMemoryAlreadyRegistered: a swap finds the ring as the first runner left it.
-ALREADY_REGISTERED = 712
+# Addresses that are page-locked: a swap finds the ring as the first runner left it.
+_registered: set[int] = set()
 # bf16 must pay clearly before its rounding is taken.
 MIN_GAIN = 1.1
 
@@ -299,8 +299,11 @@ def register(frames: Raw) -> None:
     torch has no call that locks memory in place (pytorch#32167), so the runtime's own is used.
     """
     whole = frames.base if isinstance(frames.base, np.ndarray) else frames
+    if whole.ctypes.data in _registered:
+        return
     code = int(torch.cuda.cudart().cudaHostRegister(whole.ctypes.data, whole.nbytes, 0))
-    if code not in (0, ALREADY_REGISTERED):
+    _registered.add(whole.ctypes.data)
+    if code:
         log.warning("cudaHostRegister gave error %d: uploads will be slower (unlocked memory)", code)
 
 

@@ -180,6 +180,7 @@ class Sink:
             self.refs = next(v for v in all_versions(self.stage.spec) if hashes(v) == made_by)
             if self.archive is not None:
                 self.archive.set_version(self.refs)
+                self.page.commit()  # the files' new cursor, before anything is written after it
         return self.refs
 
     def _table(self, block: Finished) -> dict[str, Array]:

@@ -91,9 +91,10 @@ def reply_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "z
 
 def receive_request(socket: "zmq.Socket[bytes]") -> dict[str, Any]:
     """One msgpack map; an empty one for anything else, so that a strange request is only refused."""
+    parts = socket.recv_multipart(zmq.NOBLOCK)
     try:
-        request = msgpack.unpackb(socket.recv(zmq.NOBLOCK), max_map_len=64, max_array_len=64, max_ext_len=0)
-    except (ValueError, msgpack.UnpackException, zmq.Again):
+        request = msgpack.unpackb(b"".join(parts), max_map_len=64, max_array_len=64, max_ext_len=0)
+    except (ValueError, msgpack.UnpackException):
         return {}
     return request if isinstance(request, dict) else {}
 

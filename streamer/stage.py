@@ -59,16 +59,16 @@ class Stage:
         self.page.progress(time.monotonic_ns())
 
 
-def follow_parent() -> None:
-    """Ask the kernel for SIGTERM when the supervisor dies: no stage outlives it unseen."""
+def follow_parent(pid: int) -> None:
+    """Ask the kernel for SIGTERM when the supervisor `pid` dies: no stage outlives it unseen."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() == 1:
+    if os.getppid() != pid:  # it died before we asked
         os._exit(EXIT_RESTART)
 
 
 def main(name: str, run: Callable[[Stage], None]) -> None:
-    """Entry point of a stage process: `python -m streamer.<name> SPEC`. The one broad except is here."""
-    follow_parent()
+    """Entry point of a stage: `python -m streamer.NAME SPEC SUPERVISOR_PID`. The one broad except."""
+    follow_parent(int(sys.argv[2]))
     spec = StageSpec.model_validate_json(Path(sys.argv[1]).read_text())
     log.setup(f"{spec.stream}.{name}")
     try:

@@ -61,6 +61,7 @@ class Supervisor:
     def __init__(self, children: Sequence[Child], output: IO[bytes] | None = None) -> None:
         self.children = list(children)
         self._output = output
+        self._running = False
 
     def start(self, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Start all, tier by tier. Raises ConfigError if one refuses, StageError if one does not come up."""
@@ -70,6 +71,7 @@ class Supervisor:
                 self._launch(child)
             for child in members:
                 self._await_ready(child, interrupted)
+        self._running = not interrupted()
 
     def watch(self) -> None:
         """One look: start again what has died, kill what hangs."""
@@ -85,14 +87,20 @@ class Supervisor:
                 child.process.kill()
 
     def stop(self) -> None:
-        """Let every tier finish what it holds, first to last; kill what does not end."""
+        """Let every tier finish what it holds, first to last; kill what does not end.
+
+        What dies meanwhile is started again: only a running stage can hand on what lies in the ring.
+        """
+        if not self._running:
+            self._kill_all()
+            return
+        self._running = False
         for tier in sorted({child.tier for child in self.children}):
-            members = [child for child in self.children if child.tier == tier]
-            for child in members:
-                self._signal(child, signal.SIGTERM)
+            members = [child for child in self.children if child.tier == tier and child.started_s]
+            later = [child for child in self.children if child.tier > tier and child.started_s]
             give_up_s = time.monotonic() + STOP_S
             for child in members:
-                self._await_end(child, give_up_s)
+                self._end(child, later, give_up_s)
 
     # --- one child ----------------------------------------------------------------------------------
 
@@ -135,16 +143,32 @@ class Supervisor:
         limit_s = HUNG_S if child.page.ready else START_S
         return now_s - last_s > limit_s
 
-    def _signal(self, child: Child, number: int) -> None:
-        if child.process is not None and child.process.poll() is None:
-            os.kill(child.process.pid, number)
-
-    def _await_end(self, child: Child, give_up_s: float) -> None:
-        if child.process is None:
-            return
-        try:
-            child.process.wait(max(0.0, give_up_s - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            log.error("%s did not end within %.0f s: killed", child.name, STOP_S)
+    def _end(self, child: Child, later: Sequence[Child], give_up_s: float) -> None:
+        """SIGTERM, and wait for a clean end; until then keep it and all `later` alive."""
+        asked: subprocess.Popen[bytes] | None = None
+        while time.monotonic() < give_up_s:
+            if child.process is not None and child.process.poll() == 0:
+                return
+            self._revive([child, *later])
+            if child.up and child.process is not asked:
+                asked = child.process
+                os.kill(child.pid, signal.SIGTERM)
+            time.sleep(0.01)  # a wait for another process, bounded above
+        log.error("%s did not end within %.0f s: killed", child.name, STOP_S)
+        if child.process is not None:
             child.process.kill()
             child.process.wait()
+
+    def _kill_all(self) -> None:
+        """A start that was broken off: nothing has been received yet."""
+        for child in self.children:
+            if child.process is not None:
+                child.process.kill()
+                child.process.wait()
+
+    def _revive(self, children: Sequence[Child]) -> None:
+        for child in children:
+            if child.process is not None and child.process.poll() not in (None, 0):
+                self._bury(child, time.monotonic())
+            if child.process is None:
+                self._launch(child)
