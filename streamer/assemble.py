@@ -151,6 +151,12 @@ def assemble(train: Train, spec: SourceSpec) -> Events:
     """
     present = [(source, train.sources.get(source)) for source in spec.sources]
     train_id = _train_id(train, spec)
+    if train_id == 0:
+        raise FrameError(
+            "train_id_missing",
+            f"the train id of {spec.sources[0]} is 0, which means 'none' in European XFEL files; "
+            "expected 1 or more: number the trains from 1 at the sender",
+        )
     parts = [None if data is None else _part(source, data, spec) for source, data in present]
     pulse_ids, duplicates = _align(parts)
     n = len(pulse_ids)
