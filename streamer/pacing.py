@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from streamer.errors import ConfigError
-from streamer.serve import Parts, Server
+from streamer.outlets import Parts
+from streamer.serve import Server
 
 
 class Pacer:

@@ -38,15 +38,16 @@ def read_all(options: ReplayOptions) -> list[Train]:
             recording.close()
 
 
-@pytest.fixture(params=["0.5", "1.2"])
-def run_directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module", params=["0.5", "1.2"])
+def run_directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two modules with frames that vary in number, two monitors of pulse energy, a camera."""
+    folder = tmp_path_factory.mktemp("run")
     generator = np.random.RandomState(1)
-    make_examples.make_reduced_spb_run(tmp_path, raw=False, rng=generator, format_version=request.param)
-    for path in tmp_path.glob("CORR-R0238-AGIPD*.h5"):
+    make_examples.make_reduced_spb_run(folder, raw=False, rng=generator, format_version=request.param)
+    for path in folder.glob("CORR-R0238-AGIPD*.h5"):
         if int(path.name[16:18]) > 1:  # two modules tell as much as sixteen
             path.unlink()
-    return tmp_path
+    return folder
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def plain(tmp_path: Path) -> Path:
 def test_a_run_equals_what_extra_data_reads(run_directory: Path) -> None:
     modules = "SPB_DET_AGIPD1M-1/DET/*CH0:xtdf"
     select = (f"{modules}[image.*]", "SA1_XTD2_XGM/DOOCS/MAIN:output")
-    trains = read_all(ReplayOptions((run_directory,), trains=40, select=select))
+    trains = read_all(ReplayOptions((run_directory,), trains=20, select=select))
     run = RunDirectory(run_directory).select([(modules, "image.*"), ("SA1_XTD2_XGM/DOOCS/MAIN:output", "*")])
     counts = set()
     for train, train_id in zip(trains, run.train_ids, strict=False):
@@ -87,7 +88,7 @@ def test_a_run_equals_what_extra_data_reads(run_directory: Path) -> None:
                 assert array.dtype == values[key].dtype
                 assert np.array_equal(array, expected, equal_nan=True)
         counts.add(len(train.sources["SPB_DET_AGIPD1M-1/DET/0CH0:xtdf"].arrays.get("image.data", ())))
-    assert len(trains) == 40
+    assert len(trains) == 20
     assert 0 in counts  # trains without frames came too
     assert len(counts) > 5
 

@@ -113,6 +113,35 @@ def test_push_waits_for_a_slow_peer(clients: Clients, endpoint: str) -> None:
     assert server.dropped == 0
 
 
+@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+def test_a_close_waits_for_a_peer_that_reads_late(clients: Clients, endpoint: str, scheme: str) -> None:
+    options = ServerOptions(endpoint if scheme == "ipc" else "tcp://127.0.0.1:0", "PUSH")
+    server = Server(options, 1 << 20)
+    client = clients.connect(zmq.PULL, server.endpoint)
+    assert server.wait_for_peer(5)
+    # More than a high-water mark of 1 lets in: the rest lies in the kernel while the peer does not read.
+    assert all(server.send([bytes([number]), bytes(20_000)]) for number in range(30))
+    closing = threading.Thread(target=server.close)
+    closing.start()
+    closing.join(0.1)
+    assert [client.recv_multipart()[0] for _ in range(30)] == [bytes([number]) for number in range(30)]
+    closing.join(5)
+    assert not closing.is_alive()
+
+
+def test_a_close_gives_up_on_a_peer_that_does_not_read(clients: Clients, endpoint: str) -> None:
+    before = count_threads_and_sockets()
+    server = Server(ServerOptions(endpoint, "PUSH", linger_s=0.1), 1 << 20)
+    clients.connect(zmq.PULL, endpoint)
+    assert server.wait_for_peer(5)
+    assert all(server.send([bytes(1 << 20)]) for _ in range(10))
+    started_s = time.monotonic()
+    server.close()
+    assert time.monotonic() - started_s < 5
+    clients.close()
+    assert count_threads_and_sockets()[0] <= before[0] + 1  # pyzmq keeps one thread for zero-copy messages
+
+
 def test_publisher_without_subscriber_drops_and_counts(clients: Clients, endpoint: str) -> None:
     with Server(ServerOptions(endpoint, "PUB", send_timeout_s=0), 1) as server:
         assert not server.send([b"lost"])
