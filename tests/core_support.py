@@ -4,8 +4,11 @@ A stage object that is dropped without a word is a stage that was killed: its pa
 it had not sent are left as they lay.
 """
 
+import os
+import signal
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +22,12 @@ from models.bundle import save_bundle
 from models.manifest import Column, Manifest
 from models.networks.ednn import EDNN
 from models.preprocess import Preprocess
-from streamer import memory
+from streamer import ids, ledger, memory, ring
+from streamer import inference as inference_stage
+from streamer import ingest as ingest_stage
+from streamer import sink as sink_stage
 from streamer.config import RunConfig, parse
+from streamer.inference import Inference
 from streamer.ingest import Ingest
 from streamer.ledger import PageReader, StreamLedger, read_stream
 from streamer.pipeline import resolve
@@ -144,13 +151,11 @@ class Line:
     def ingest(self) -> Ingest:
         return self._started(Ingest(Stage("ingest", self.spec)))
 
-    def inference(self) -> Any:
-        from streamer.inference import Inference
-
+    def inference(self) -> Inference:
         return self._started(Inference(Stage("inference", self.spec)))
 
-    def sink(self) -> Sink:
-        return self._started(Sink(Stage("sink", self.spec)))
+    def sink(self, kind: type[Sink] = Sink) -> Any:
+        return self._started(kind(Stage("sink", self.spec)))
 
     def _started(self, stage: Any) -> Any:
         """As `run` does: recover, then go on."""
@@ -163,16 +168,43 @@ class Line:
         self.stages.remove(stage)
         close(stage)
 
-    # --- the source ---------------------------------------------------------------------------------
 
-    def send(self, ingest: Ingest, parts: Sequence[bytes | memoryview]) -> None:
-        """One message over the socket, and ingest's look at what waits."""
-        before = int(ingest.values[ingest.at["messages"]])
-        self.source.send_multipart(list(parts))
-        until(lambda: bool(ingest.receiver.socket.poll(100)))
-        ingest.read_waiting()
-        if int(ingest.values[ingest.at["messages"]]) != before + 1:
-            raise AssertionError("ingest did not take the message")
+class Killed(BaseException):
+    """kill -9 at a line of our code. No `except Exception` of a stage may see it."""
+
+
+_WATCHED = {module.__file__ for module in (ingest_stage, inference_stage, sink_stage, ring, ids, ledger)}
+
+
+def killed_at(line: int, work: Callable[[], object]) -> bool:
+    """Run `work` and kill it before the `line`th line of a stage's code; False if it ended before that."""
+    seen = 0
+
+    def trace(frame: Any, event: str, _: object) -> Any:
+        nonlocal seen
+        if frame.f_code.co_filename not in _WATCHED:
+            return None
+        seen += event == "line"
+        if seen >= line:
+            sys.settrace(None)
+            raise Killed
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    except Killed:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+def take(ingest: Ingest, *messages: Sequence[bytes | memoryview]) -> None:
+    """Messages that came back to back, and ingest's handing on of what they filled."""
+    for parts in messages:
+        ingest.message([zmq.Frame(bytes(part)) for part in parts])
+    ingest.hand_on()
 
 
 def until(true: Any, patience_s: float = PATIENCE_S) -> None:
@@ -189,12 +221,12 @@ def turn(*stages: Any) -> None:
         stage.step()
 
 
-def drain(ingest: Ingest, inference: Any, sink: Sink) -> None:
+def drain(ingest: Ingest, inference: Inference, sink: Sink) -> None:
     """Turn until every slot has come back."""
 
     def back() -> bool:
         turn(inference, sink)
-        ingest.reclaim()
+        ingest._reclaim_unasked()
         return not ingest.out
 
     until(back)
@@ -226,11 +258,29 @@ def close(stage: Any) -> None:
 
 
 @contextmanager
+def quick() -> Iterator[None]:
+    """Loops that look around after 1 ms without work instead of 100, and signals as they were afterwards."""
+    modules = (ingest_stage, inference_stage, sink_stage)
+    idle_ms = [module.IDLE_MS for module in modules]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for module in modules:
+        module.IDLE_MS = 1
+    inference_stage.RESCAN_NS, sink_stage.RESCAN_NS, rescan_ns = 0, 0, sink_stage.RESCAN_NS
+    try:
+        yield
+    finally:
+        for module, value in zip(modules, idle_ms, strict=True):
+            module.IDLE_MS = value
+        inference_stage.RESCAN_NS = sink_stage.RESCAN_NS = rescan_ns
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def line(folder: Path, text: str) -> Iterator[Line]:
     """A stream whose sockets lie in `folder`. The source is a PUSH server."""
-    config = parse(text, "test")
-    spec, fd = place(config, folder)
-    with zmq.Context() as context, context.socket(zmq.PUSH) as source:
+    spec, fd = place(parse(text, "test"), folder)
+    with quick(), zmq.Context() as context, context.socket(zmq.PUSH) as source:
         source.set(zmq.LINGER, 0)
         source.bind(spec.settings.source.endpoint)
         made = Line(spec, Shared(spec), source)
@@ -239,16 +289,15 @@ def line(folder: Path, text: str) -> Iterator[Line]:
         finally:
             for stage in made.stages:
                 close(stage)
-            del fd
+            os.close(fd)
 
 
 def place(config: RunConfig, folder: Path) -> tuple[StageSpec, int]:
     """Resolve the first stream with every address in `folder` and memory of its own."""
     stream = config.stream[0]
     source = stream.source.model_copy(update={"endpoint": f"ipc://{folder}/src"})
-    publish = stream.publish.model_copy(
-        update={"results": f"ipc://{folder}/res", "verdicts": f"ipc://{folder}/ver"}
-    )
+    own = {"results": f"ipc://{folder}/res", "verdicts": f"ipc://{folder}/ver"}
+    publish = stream.publish.model_copy(update=own)
     stream = stream.model_copy(update={"source": source, "publish": publish})
     config = config.model_copy(update={"stream": (stream,)})
     spec = resolve(config, stream, -1, folder)

@@ -1,13 +1,23 @@
 """The ring: where its arrays lie, and which tokens still mean something."""
 
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
-from hypothesis import given
+from core_support import POINTS, config_text, drain, killed_at, line, message, take
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from streamer.memory import ALIGNMENT_BYTES
 from streamer.ring import (
     DONE,
+    FILLING,
     FREE,
     READY,
     SLOT_DTYPE,
@@ -17,6 +27,7 @@ from streamer.ring import (
     decode_tokens,
     encode_tokens,
 )
+from streamer.sink import Finished, Sink
 
 LAYOUT = RingLayout(4, 3, (5, 2), np.dtype("u2"), attached=2, packed=7)
 ARRAYS = [name for name, _, _ in LAYOUT.arrays()]
@@ -104,3 +115,132 @@ def test_what_is_left_is_found_oldest_first(states: list[int], seqs: list[int], 
 def test_a_memory_that_is_too_small_is_refused() -> None:
     with pytest.raises(ValueError, match="the memory has"):
         Ring(memoryview(bytearray(LAYOUT.size_bytes - ALIGNMENT_BYTES)), LAYOUT)
+
+
+# --- the ring under fire ----------------------------------------------------------------------------
+
+BINS = 4096  # 16 KiB an event: 8 slots of 8 events are the smallest ring allowed
+PULSES = 5
+
+
+class Recorder(Sink):
+    """The sink, which also notes which events each block had when it was counted."""
+
+    blocks: ClassVar[dict[int, list[tuple[int, int]]]] = {}
+
+    def _count(self, block: Finished, failed: dict[str, str]) -> None:
+        super()._count(block, failed)
+        ids = list(zip(block.train_id.tolist(), block.pulse_id.tolist(), strict=True))
+        seq = int(self.ring.seq[block.slot])
+        assert self.blocks.setdefault(seq, ids) == ids, "a block that was done again was another one"
+
+
+def small_ring() -> str:
+    text = config_text(
+        stream="",
+        routes='[[stream.route]]\nname = "third"\nwhen = "pulse_id == 2"\n'
+        '[[stream.route]]\nname = "sample"\none_in = 4',
+    )
+    return text.replace(f"shape = [{POINTS}]", f"shape = [{BINS}]")
+
+
+class StreamUnderFire(RuleBasedStateMachine):
+    """The three real stages on one ring, each killed at any line of its code, at any moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="u-"))
+        Recorder.blocks = {}
+        self.stack = ExitStack()
+        self.line = self.stack.enter_context(line(self.folder, small_ring()))
+        self.ingest = self.line.ingest()
+        self.inference = self.line.inference()
+        self.sink = self.line.sink(Recorder)
+        self.train_id = 0
+        take(self.ingest, self.next_train())
+
+    def next_train(self) -> list[bytes | memoryview]:
+        self.train_id += 1
+        frames = np.full((PULSES, BINS), self.train_id, np.float32)
+        return message(self.train_id, PULSES, frames)
+
+    def make(self, name: str) -> Any:
+        return self.line.sink(Recorder) if name == "sink" else getattr(self.line, name)()
+
+    def restart(self, name: str) -> None:
+        """Only its sockets end with a stage; the new one finds in memory what the old one left."""
+        self.line.kill(getattr(self, name))
+        setattr(self, name, self.make(name))
+
+    def act(self, name: str, work: Callable[[], object], die_at: int | None) -> None:
+        if die_at is None:
+            work()
+        elif killed_at(die_at, work):
+            self.restart(name)
+
+    @rule(trains=st.integers(1, 3), die_at=st.none() | st.integers(1, 250))
+    def trains_come(self, trains: int, die_at: int | None) -> None:
+        messages = [self.next_train() for _ in range(trains)]
+        self.act("ingest", lambda: take(self.ingest, *messages), die_at)
+
+    @rule()
+    def a_train_is_lost_before_us(self) -> None:
+        self.next_train()
+
+    @rule(die_at=st.none() | st.integers(1, 150))
+    def inference_turns(self, die_at: int | None) -> None:
+        self.act("inference", self.inference.step, die_at)
+
+    @rule(die_at=st.none() | st.integers(1, 150))
+    def sink_turns(self, die_at: int | None) -> None:
+        self.act("sink", self.sink.step, die_at)
+
+    @rule(die_at=st.none() | st.integers(1, 30))
+    def ingest_reclaims(self, die_at: int | None) -> None:
+        self.act("ingest", self.ingest.reclaim, die_at)
+
+    @rule(name=st.sampled_from(["ingest", "inference", "sink"]), die_at=st.integers(1, 60))
+    def a_stage_dies_while_it_recovers(self, name: str, die_at: int) -> None:
+        self.line.kill(getattr(self, name))
+        if killed_at(die_at, lambda: self.make(name)) and self.line.stages:
+            for stage in [s for s in self.line.stages if type(s).__name__.lower() == name]:
+                self.line.kill(stage)
+        setattr(self, name, self.make(name))
+
+    @invariant()
+    def the_ledger_is_what_the_ring_holds(self) -> None:
+        ledger, ring = self.line.ledger(), self.line.shared.ring
+        assert ledger.messages == ledger.accepted
+        committed = self.line.get("ingest", "block_seq")
+        done = (self.line.get("sink", "last_slot"), self.line.get("sink", "last_seq"))
+        held = ring.left_in(READY, TAKEN, DONE)
+        held += [(slot, seq) for slot, seq in ring.left_in(FILLING) if seq == committed]
+        assert ledger.in_flight == sum(int(ring.n[slot]) for slot, seq in held if (slot, seq) != done)
+
+    def teardown(self) -> None:
+        try:
+            take(self.ingest, self.next_train())  # so that a loss at the end shows as a gap
+            drain(self.ingest, self.inference, self.sink)
+            take(self.ingest, self.next_train())
+            drain(self.ingest, self.inference, self.sink)
+            self.nothing_is_lost_or_done_twice()
+        finally:
+            self.stack.close()
+            shutil.rmtree(self.folder)
+
+    def nothing_is_lost_or_done_twice(self) -> None:
+        ledger, blocks = self.line.ledger(), Recorder.blocks
+        assert ledger.closed
+        assert self.line.get("sink", "blocks") == len(blocks) == self.line.get("ingest", "block_seq")
+        events = [event for block in blocks.values() for event in block]
+        assert len(events) == len(set(events)), "an event came in two blocks"
+        assert len(events) + ledger.shed["ring_full"] == ledger.received
+        assert ledger.received + ledger.missing_upstream == self.train_id * PULSES
+        assert set(self.line.states()) == {FREE}
+        assert len(self.ingest.free) == self.line.shared.ring.layout.slots, "a slot was lost"
+
+
+StreamUnderFire.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestStreamUnderFire = StreamUnderFire.TestCase
