@@ -3,8 +3,8 @@
 After julian-carpenter/beta-TCVAE @572d9e3 (residual encoder and decoder, total-correlation loss of Chen et
 al. 2018, Gaussian mixture on [mu, sigma]), smaller, with three defects of that code mended: the learning rate
 reaches its value, batch normalisation runs in training mode while training, and weight decay is applied. New
-here: the decoder draws the image turned upright (`upright`). The logarithm of the counts stands in the
-network, so that the bundle shares its preprocessing with the classifier.
+here: the decoder draws the image upright and without its ring means (`shape_of`), with Gaussian errors. The
+logarithm of the counts stands in the network: the bundle shares its preprocessing with the classifier.
 
 Training uses `BetaTCVAE`; the stream runs `MixtureEncoder`: the same encoder, then the mixture.
 B batch, C channels, H height, W width, Z latent, K components, D = 2 Z features.
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from models.mixture import MixtureHead
 
+NOISE = 0.1  # spread of a pixel the decoder draws, the brightest being 1: makes all latents worth their KL
 LOG_VARIANCE_RANGE = (-8.0, 2.0)  # sigma 0.018 .. 2.7: outside, the exponential says nothing and can overflow
 
 
@@ -71,7 +72,7 @@ class Encoder(nn.Module):
 
 
 class BetaTCVAE(nn.Module):
-    """Encoder and decoder for training; `decode` gives logits of the compressed image [B, 1, S/2, S/2]."""
+    """Encoder and decoder for training; `decode` draws `shape_of` the image, [B, 1, S/4, S/4]."""
 
     def __init__(self, latent: int, widths: Sequence[int], size_px: int) -> None:
         super().__init__()
@@ -80,24 +81,21 @@ class BetaTCVAE(nn.Module):
         self.dense = nn.Sequential(
             nn.Linear(latent, 128), nn.ReLU(), nn.Linear(128, widths[-1] * self.bottom**2), nn.ReLU()
         )
-        back = [*reversed(widths), 16]
-        self.ups = nn.Sequential(*[Up(a, b) for a, b in pairwise(back)])
-        self.last = nn.Conv2d(16, 1, 3, 1, 1)
+        self.ups = nn.Sequential(*[Up(a, b) for a, b in pairwise([*reversed(widths)])])
+        self.last = nn.Conv2d(widths[0], 1, 3, 1, 1)
 
     def decode(self, z_BZ: Tensor) -> Tensor:
         x = self.dense(z_BZ).unflatten(1, (-1, self.bottom, self.bottom))
-        logits: Tensor = self.last(self.ups(x))
-        return logits
+        drawn: Tensor = self.last(self.ups(x))
+        return drawn
 
     def loss(self, counts_BCHW: Tensor, beta: float) -> Tensor:
-        """Cross-entropy over its lower bound + KL + (beta - 1) total correlation, per event."""
+        """Squared error over twice the noise + KL + (beta - 1) total correlation, per event."""
         with torch.no_grad():
-            target = upright(compress(counts_BCHW))
+            target = shape_of(compress(counts_BCHW))
         mu_BZ, log_variance_BZ = self.encoder(counts_BCHW)
         z_BZ = mu_BZ + torch.exp(0.5 * log_variance_BZ) * torch.randn_like(mu_BZ)
-        logits = self.decode(z_BZ).float()
-        entropy = F.binary_cross_entropy(target, target, reduction="sum")
-        reconstruction = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") - entropy
+        reconstruction = (self.decode(z_BZ).float() - target).square().sum() / (2 * NOISE**2)
         kl = 0.5 * (mu_BZ.square() + log_variance_BZ.exp() - 1 - log_variance_BZ).sum()
         dependence = (beta - 1) * total_correlation(z_BZ, mu_BZ, log_variance_BZ)
         loss: Tensor = (reconstruction + kl) / len(mu_BZ) + dependence
@@ -125,11 +123,28 @@ def compress(counts_BCHW: Tensor) -> Tensor:
     return decades / decades.amax((1, 2, 3), keepdim=True).clamp_min(1.0)
 
 
+def shape_of(x_BCHW: Tensor) -> Tensor:
+    """What is left of a compressed image [B, 1, S/2, S/2] without its azimuth and its mean over each ring.
+
+    Half the size: [B, 1, S/4, S/4]. Size and brightness, continuous and new in every event, live in the
+    ring means; with them in the picture the clusters were sizes (adjusted Rand index of a mixture on 12 principal
+    components: 0.16 with, 0.31 without).
+    """
+    x = F.avg_pool2d(upright(x_BCHW), 2)
+    size = x.shape[-1]
+    axis = torch.arange(size, device=x.device) - (size - 1) / 2
+    ring = torch.hypot(axis[:, None], axis[None]).long().clamp_max(size // 2).flatten()
+    flat_BP = x.flatten(1)
+    sums_BR = flat_BP.new_zeros(len(x), size // 2 + 1).index_add(1, ring, flat_BP)
+    means_BR = sums_BR / torch.bincount(ring, minlength=size // 2 + 1).clamp_min(1)
+    return (flat_BP - means_BR[:, ring]).view_as(x)
+
+
 def upright(x_BCHW: Tensor) -> Tensor:
     """Each image turned so that its long axis lies along x and its heavier side to the right.
 
-    The decoder has to draw this one, whatever way the droplet lay: the azimuth, which is chance, then needs
-    no latent dimension. Angles come from the second and third moments inside the inscribed circle.
+    The azimuth is chance; in an upright image it needs no latent dimension. Angles come from the second and
+    third moments inside the inscribed circle.
     """
     axis = torch.linspace(-1, 1, x_BCHW.shape[-1], device=x_BCHW.device)
     y, x = axis[:, None], axis[None]

@@ -10,6 +10,7 @@ import models
 from models.bundle import BFLOAT16, Bundle, load_bundle, run_bundle, unpack, verify_golden
 from models.scores import average_precision, cluster_scores, covered_variance, f1_per_label
 from models.simulation import bank, nanodroplets
+from models.simulation.diffractograms import lines_at, targets
 from models.simulation.labels import CLASSES
 from models.tasks import primary_class
 
@@ -86,3 +87,13 @@ def test_structure_beats_the_mean(bundles: dict[str, Bundle]) -> None:
     truth = spectra.target.astype(np.float64)
     scale = truth.std(0)
     assert covered_variance(truth / scale, said / scale) > 0.95
+
+
+def test_structure_of_the_two_measured_curves(bundles: dict[str, Bundle]) -> None:
+    """The only measured data at hand: the start and nearly the end of the published ramp."""
+    with np.load(SHIPPED.parent / "data" / "hed_fe80mg20" / "curves_0_340.npz", allow_pickle=False) as file:
+        measured = file["intensity"].astype(np.float32)
+    said = answer(bundles["diffraction_ednn"], measured)["target"]
+    fitted = np.stack([targets(number, lines_at(number)) for number in (0, 340)])
+    assert said[:, 0] == pytest.approx(fitted[:, 0], abs=0.03)
+    assert said[:, 1:5] == pytest.approx(fitted[:, 1:5], abs=0.004)
