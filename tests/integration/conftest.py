@@ -14,10 +14,10 @@ name = "noise"
 [stream.source]
 endpoint = "{endpoint}"
 socket = "{socket}"
-source = "SIM_DET_NOISE/DET/CAM:output"
+source = "{name}"
 key = "image.data"
 pulse_key = "image.pulseId"
-axes = "pulse slow fast"
+axes = "{axes}"
 shape = {shape}
 dtype = "{dtype}"
 {source}
@@ -29,7 +29,7 @@ verdicts = "{verdicts}"
 """
 OUTPUT = """
 [metrics]
-port = 0
+port = {metrics}
 [output]
 directory = "{directory}"
 segment_bytes = {segment_bytes}
@@ -52,13 +52,16 @@ def noise(folder: Path) -> WriteConfig:
         values: dict[str, object] = {
             "endpoint": endpoint,
             "socket": "PULL",
+            "name": "SIM_DET_NOISE/DET/CAM:output",
+            "axes": "pulse slow fast",
             "shape": [64, 64],
             "dtype": "uint16",
             "results": f"tcp://127.0.0.1:{free_port()}",
             "verdicts": f"tcp://127.0.0.1:{free_port()}",
             "directory": folder / "out",
             "segment_bytes": 8 << 20,
-            **dict.fromkeys(("stream", "source", "publish", "routes", "top", "metrics"), ""),
+            **dict.fromkeys(("stream", "source", "publish", "routes", "top"), ""),
+            "metrics": 0,
         }
         values |= given
         return (str(values["top"]) + OUTPUT + NOISE).format_map(values)

@@ -1,7 +1,7 @@
 """Pipelines, simulators and the field's own servers as real processes, for the integration tests.
 
-Owns their start, their end and every wait, all of them bounded; asserts nothing. A process is ended by its own
-process id, never by name. Nothing here is timed: the limits are far above what a loaded machine takes.
+Owns their start, their end and every wait, all of them bounded; asserts nothing. A process is ended by its
+own process id, never by name. Nothing here is timed: the limits are far above what a loaded machine takes.
 """
 
 import json
@@ -111,8 +111,8 @@ class Process:
 class RunningPipeline(Process):
     """`streamer run` of a configuration text, with a control socket and a report of its own."""
 
-    def __init__(self, folder: Path, text: str, *arguments: str) -> None:
-        self.folder, self.control = folder, f"ipc://{folder}/control"
+    def __init__(self, folder: Path, text: str, *arguments: str, control: str = "") -> None:
+        self.folder, self.control = folder, control or f"ipc://{folder}/control"
         self.report_file = folder / "report.json"
         config = folder / "config.toml"
         config.write_text(f'control = "{self.control}"\n{text}')
@@ -145,6 +145,23 @@ class RunningPipeline(Process):
         wait_until(self._all_up, "every stage ready", timeout_s)
         return self
 
+    def kill_stage(self, stage: str) -> float:
+        """SIGKILL one stage, 'stream.stage'; the seconds until its successor is ready."""
+        before = self.stages()[stage]["pid"]
+        os.kill(before, signal.SIGKILL)
+        start_s = time.monotonic()
+
+        def back() -> bool:
+            now = self.stages()[stage]
+            return bool(now["up"] and now["pid"] != before)
+
+        wait_until(back, f"{stage} ready again")
+        return time.monotonic() - start_s
+
+    def wait_to_answer(self) -> None:
+        """Wait until the control socket answers: the stages have only begun to start then."""
+        wait_until(self.stages, "an answer")
+
     def counts(self, stream: str) -> dict[str, Any]:
         counts: dict[str, Any] = self.status()["streams"][stream]
         return counts
@@ -152,7 +169,7 @@ class RunningPipeline(Process):
     def wait_for(
         self, stream: str, seen: Callable[[dict[str, Any]], bool], timeout_s: float = START_S
     ) -> dict[str, Any]:
-        """The first counts of the stream for which `seen` is true. Raises TimeoutError that shows the last."""
+        """The first counts for which `seen` is true. Raises TimeoutError that shows the last ones."""
         last: dict[str, Any] = {}
 
         def look() -> bool:
@@ -165,7 +182,7 @@ class RunningPipeline(Process):
             raise TimeoutError(f"{error}; last: {last}\n{self.text[-3000:]}") from None
         return last
 
-    def settled(self, stream: str, quiet_s: float = 1.0, timeout_s: float = START_S) -> dict[str, Any]:
+    def settled(self, stream: str, quiet_s: float = 1.0, timeout_s: float = 40.0) -> dict[str, Any]:
         """The counts when nothing has come for `quiet_s` and nothing is in flight."""
         before: dict[str, Any] = {}
         since_s = time.monotonic()
@@ -177,7 +194,10 @@ class RunningPipeline(Process):
                 before, since_s = now, time.monotonic()
             return time.monotonic() - since_s > quiet_s
 
-        wait_until(look, f"quiet, last {before}", timeout_s)
+        try:
+            wait_until(look, "quiet", timeout_s)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; last: {before}\n{self.text[-3000:]}") from None
         return before
 
     @property

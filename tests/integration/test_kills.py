@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import STAGES, RunningPipeline, simulator, wait_until
-from stored import judge
+from stored import DETECTOR, KEY, ids, judge, kept_by, results_of, sent_events, unique
 
 from streamer.routing import failopen_code
+from streamer.truth import checksums
 
 # Routes that depend on the data of the event beside its frame: a torn event would show.
 ATTACH = 'attach = ["energy = SIM_XGM/XGM/DOOCS:output data.intensityTD"]'
@@ -41,20 +43,6 @@ def victims(seed: int) -> Iterator[tuple[str, float]]:
         yield stage, dice.uniform(0.05, 0.6)
 
 
-def kill(pipeline: RunningPipeline, stage: str) -> float:
-    """SIGKILL one stage; the seconds until its successor is ready."""
-    before = pipeline.stages()[stage]["pid"]
-    os.kill(before, signal.SIGKILL)
-    start_s = time.monotonic()
-
-    def back() -> bool:
-        now = pipeline.stages()[stage]
-        return bool(now["up"] and now["pid"] != before)
-
-    wait_until(back, f"{stage} ready again")
-    return time.monotonic() - start_s
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", range(len(SOCKETS)))
@@ -69,7 +57,7 @@ def test_killed_stages_lose_nothing(seed: int, folder: Path, noise) -> None:
         recovery_s: dict[str, list[float]] = {stage: [] for stage in STAGES}
         for stage, pause_s in victims(seed):
             time.sleep(pause_s)  # the random moment of the kill
-            recovery_s[stage].append(kill(pipeline, f"noise.{stage}"))
+            recovery_s[stage].append(pipeline.kill_stage(f"noise.{stage}"))
         reached = pipeline.counts("noise")["received"]
         pipeline.wait_for("noise", lambda counts: counts["received"] > reached + 1000)
         load.stop()
@@ -78,7 +66,6 @@ def test_killed_stages_lose_nothing(seed: int, folder: Path, noise) -> None:
         report = pipeline.report
     print(f"seed {seed}: recovery", {k: [round(s, 2) for s in v] for k, v in recovery_s.items()})
     counts = report["streams"]["noise"]
-    print({k: v for k, v in counts.items() if v})
     assert report["closed"]
     results = judge(folder / "out/r0001", load.log, counts)
     answered = results["reason"] < FIRST_FAILOPEN
@@ -86,3 +73,58 @@ def test_killed_stages_lose_nothing(seed: int, folder: Path, noise) -> None:
     times = np.concatenate([np.array(v) for v in recovery_s.values()])
     assert np.median(times) < 5
     assert times.max() < 15
+
+
+@pytest.mark.timeout(180)
+def test_killed_supervisor_takes_its_stages_along(folder: Path, noise) -> None:
+    """Nobody restarts them then: they drain and end, and what they wrote can be read."""
+    load = simulator(folder, *LOAD)
+    text = noise(load.endpoint, routes="")
+    with load.process, RunningPipeline(folder, text) as pipeline:
+        pipeline.ready()
+        pipeline.wait_for("noise", lambda counts: counts["received"] > 1000)
+        pids = [stage["pid"] for stage in pipeline.stages().values()]
+        pipeline.popen.kill()
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "end of all stages", 30)
+    results = results_of(folder / "out/r0001", "noise")
+    frames, beside = kept_by(folder / "out/r0001", "noise", "all", DETECTOR, KEY)
+    sent = sent_events(load.log)
+    recorded = unique(results, "results")
+    assert len(recorded) > 1000
+    assert recorded <= sent.keys()
+    assert ids(frames) == ids(beside)
+    assert unique(frames, "all") == recorded
+    assert checksums(frames["data"]).tolist() == [sent[name] for name in ids(frames)]
+    [left] = folder.glob("streamer-*")  # who would have removed it is dead
+    shutil.rmtree(left)
+
+
+def _all_new(pipeline: RunningPipeline, before: set[int]) -> bool:
+    return all(stage["up"] and stage["pid"] not in before for stage in pipeline.stages().values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_all_stages_killed_at_once(folder: Path, noise) -> None:
+    load = simulator(folder, *LOAD)
+    with load.process, RunningPipeline(folder, noise(load.endpoint)) as pipeline:
+        pipeline.ready()
+        for reached in (1000, 4000):
+            pipeline.wait_for("noise", lambda counts, reached=reached: counts["received"] > reached)
+            before = {stage["pid"] for stage in pipeline.stages().values()}
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            wait_until(
+                lambda before=before: all(
+                    s["up"] and s["pid"] not in before for s in pipeline.stages().values()
+                ),
+                "every stage ready again",
+            )
+        reached = pipeline.counts("noise")["received"]
+        pipeline.wait_for("noise", lambda counts: counts["received"] > reached + 1000)
+        load.stop()
+        pipeline.settled("noise")
+        assert pipeline.stop() == 0, pipeline.text
+        report = pipeline.report
+    assert report["closed"]
+    judge(folder / "out/r0001", load.log, report["streams"]["noise"])
