@@ -126,7 +126,7 @@ def compress(counts_BCHW: Tensor) -> Tensor:
 def shape_of(x_BCHW: Tensor) -> Tensor:
     """What is left of a compressed image [B, 1, S/2, S/2] without its azimuth and its mean over each ring.
 
-    Half the size: [B, 1, S/4, S/4]. Size and brightness, new in every event, live in the ring means; with them
+    Half the size: [B, 1, S/4, S/4]. Size and brightness, new in every event, are in the ring means; with them
     in the picture the clusters were sizes (adjusted Rand index of a mixture on 12 principal components: 0.16
     with, 0.31 without).
     """
