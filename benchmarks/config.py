@@ -1,0 +1,81 @@
+"""What every measurement shares: sizes, how long, and the configuration of a measured pipeline."""
+
+import socket
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.sender import KEY, PULSE_KEY, SOURCE
+from streamer.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Options:
+    """How long each contender runs, and how often."""
+
+    repeats: int
+    seconds: float
+    warm_s: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """Messages of one shape."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    pulses: int
+
+    @property
+    def message_bytes(self) -> int:
+        return prod(self.shape) * np.dtype(self.dtype).itemsize * self.pulses
+
+    def messages_in(self, size_bytes: int) -> int:
+        return size_bytes // self.message_bytes + 1
+
+    @property
+    def sender(self) -> dict[str, Any]:
+        return {"shape": self.shape, "dtype": self.dtype, "pulses": self.pulses}
+
+
+def free_endpoint() -> str:
+    """A TCP endpoint of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def run_config(
+    load: Load, endpoint: str, folder: Path, bundles: tuple[str, ...] = (), **more: Any
+) -> RunConfig:
+    """A run that classifies everything it gets, records every event's results and stores one frame in 100.
+
+    `more` are settings of the stream.
+    """
+    axes = "pulse slow fast" if len(load.shape) == 2 else "pulse bin"
+    source = {
+        "endpoint": endpoint,
+        "socket": "PULL",
+        "source": SOURCE,
+        "key": KEY,
+        "pulse_key": PULSE_KEY,
+        "axes": axes,
+        "shape": load.shape,
+        "dtype": load.dtype,
+    }
+    stream = {
+        "name": "bench",
+        "source": source,
+        "bundles": bundles,
+        "route": [{"name": "sample", "one_in": 100}],
+        "publish": {"results": free_endpoint(), "verdicts": free_endpoint()},
+        "on_overload": "wait",
+        "deadline_s": 0.0,  # the source is faster than the model on purpose
+        **more,
+    }
+    output = {"directory": folder, "segment_bytes": 64 << 20, "reserve_bytes": 256 << 20}
+    return RunConfig.model_validate({"stream": [stream], "output": output, "metrics": {"serve": False}})

@@ -1,0 +1,139 @@
+"""Row 4: from the moment a detector gives a train away to its verdict in another process.
+
+Includes the sender's and the subscriber's sockets: what a user of the verdicts sees. Beside it the stage's
+own count, from the last byte received to the verdict sent, and the network alone, back to back and on the
+same clock (a core that slept runs its first batch slower).
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.config import Load, Options
+from benchmarks.events import threads
+from benchmarks.helper import BenchmarkError, Helper
+from benchmarks.network import classifier
+from benchmarks.running import Running
+from benchmarks.sender import FIRST_TRAIN_ID
+from benchmarks.table import QUANTILES, Line, measured, quantiles_ms, show
+from streamer.ledger import quantile_s
+
+MAX_EVENTS: Final = 64
+# The first messages meet cold caches and connections that are just made.
+WARM_TRAINS: Final = 10
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """A clock of trains. `share` of the measuring time goes to it."""
+
+    load: Load
+    rate_hz: float
+    share: float
+
+    @property
+    def name(self) -> str:
+        return f"latency, {self.rate_hz:g} Hz x {self.load.pulses}"
+
+    def trains(self, options: Options) -> int:
+        return max(5, round(self.rate_hz * options.seconds * self.share))
+
+
+RHYTHMS: Final = (
+    Rhythm(Load("shots", (128, 128), "uint16", 1), 120.0, 2.5),
+    Rhythm(Load("trains", (128, 128), "uint16", 64), 10.0, 2.5),
+)
+# Seconds of one repeat, by contender.
+Times = dict[str, list[float]]
+
+
+def rows(options: Options) -> Iterator[Line]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        bundle = classifier(Path(folder))
+        for rhythm in RHYTHMS:
+            turns = [_turn(rhythm, bundle, options) for _ in range(options.repeats)]
+            yield from _lines(rhythm, turns)
+
+
+def _turn(rhythm: Rhythm, bundle: Path, options: Options) -> tuple[Times, list[int]]:
+    """Times of every contender, and the buckets of the pipeline's own histogram."""
+    with Helper("benchmarks.sender", rhythm.load.sender) as sender:
+        pipeline, own, mode = _pipeline(rhythm, sender, bundle, options)
+    how = {"bundle": str(bundle), "threads": threads(), "batch": MAX_EVENTS, "mode": mode, "endpoint": None}
+    with Helper("benchmarks.bare", how) as bare:
+        n, batches = rhythm.load.pulses, rhythm.trains(options)
+        request = {"kind": "latency", "n": n, "batches": batches}
+        bare.ask(request | {"batches": WARM_TRAINS, "rate_hz": 0.0})
+        paced = bare.ask(request | {"rate_hz": rhythm.rate_hz})["seconds"]
+        hot = bare.ask(request | {"batches": min(batches, 500), "rate_hz": 0.0})["seconds"]
+    return {"pipeline": pipeline, "paced": paced, "hot": hot}, own
+
+
+def _pipeline(
+    rhythm: Rhythm, sender: Helper, bundle: Path, options: Options
+) -> tuple[list[float], list[int], str | None]:
+    more = {"threads": threads(), "max_events": MAX_EVENTS, "device": "cpu"}
+    with Running(rhythm.load, sender.hello["endpoint"], (str(bundle),), **more) as running:
+        with Helper("benchmarks.subscriber", {"endpoint": running.verdicts}) as subscriber:
+            _send(rhythm, sender, subscriber, (0, WARM_TRAINS))
+            before = running.ledger().latency_counts
+            seconds = _send(rhythm, sender, subscriber, (WARM_TRAINS, rhythm.trains(options)))
+            after = running.ledger().latency_counts
+        own = [b - a for a, b in zip(before, after, strict=True)]
+        return seconds, own, running.mode
+
+
+def _send(rhythm: Rhythm, sender: Helper, subscriber: Helper, span: tuple[int, int]) -> list[float]:
+    """Seconds from giving a train away to its last verdict, for `span` = (first index, number) of trains."""
+    first, trains = span
+    limit_s = trains / rhythm.rate_hz + 20
+    subscriber.tell({"last": FIRST_TRAIN_ID + first + trains - 1, "limit_s": limit_s})
+    sent = sender.ask({"trains": trains, "rate_hz": rhythm.rate_hz}, limit_s)["sent"]
+    seen: Mapping[int, int] = dict(map(tuple, subscriber.read(limit_s)["seen"]))
+    if missing := [train_id for train_id, _ in sent if train_id not in seen]:
+        raise BenchmarkError(f"{len(missing)} of {trains} trains have no verdict, first {missing[0]}")
+    return [(seen[train_id] - sent_ns) * 1e-9 for train_id, sent_ns in sent]
+
+
+def _lines(rhythm: Rhythm, turns: Sequence[tuple[Times, list[int]]]) -> Iterator[Line]:
+    all_times = {name: [s for times, _ in turns for s in times[name]] for name in turns[0][0]}
+    own = np.sum([counts for _, counts in turns], axis=0).tolist()
+    paced_ms = quantiles_ms(all_times["paced"])["p50"]
+    batch = f"network alone, batch {rhythm.load.pulses}"
+    for name, contender in (
+        ("pipeline", "verdict at a subscriber"),
+        ("own", ""),
+        ("paced", batch),
+        ("hot", batch),
+    ):
+        if name == "own":
+            yield _own_line(rhythm, own, len(turns))
+            continue
+        values: dict[str, Any] = quantiles_ms(all_times[name]) | {"n": len(all_times[name])}
+        if name == "pipeline":
+            values["of_paced_network"] = values["p50"] / paced_ms
+            values["of_hot_network"] = values["p50"] / quantiles_ms(all_times["hot"])["p50"]
+        contender += {"paced": f" at {rhythm.rate_hz:g} Hz", "hot": " back to back"}.get(name, "")
+        medians = measured([float(np.median(times[name])) * 1e3 for times, _ in turns])
+        yield Line(rhythm.name, contender, "ms (p50)", medians, _note(values), values)
+
+
+def _note(values: Mapping[str, float]) -> str:
+    note = ", ".join(f"{name.replace('_', '.')} {show(values[name])}" for name in QUANTILES)
+    note += f" of {values['n']}"
+    if "of_paced_network" in values:
+        note += f"; {values['of_paced_network']:.2f} x the network at this rate"
+        note += f", {values['of_hot_network']:.2f} x back to back"
+    return note
+
+
+def _own_line(rhythm: Rhythm, counts: Sequence[int], turns: int) -> Line:
+    """The histogram's quantiles are upper edges of its buckets, a quarter of a 1-2-5 step wide."""
+    values: dict[str, float] = {name: (quantile_s(counts, q) or 0.0) * 1e3 for name, q in QUANTILES.items()}
+    values["n"] = sum(counts)
+    summary = measured([values["p50"]] * turns)
+    return Line(rhythm.name, "received -> verdict, own histogram", "ms (p50)", summary, _note(values), values)

@@ -1,0 +1,115 @@
+"""A whole pipeline under measurement: its real processes, its own ledger as the counter.
+
+Owns the start, the window between two looks at the ledger and at the processor time of the stages, and the
+check at the end that no event was lost, shed or passed on unclassified.
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.config import Load, run_config
+from benchmarks.helper import BenchmarkError, cpu_s, wait_until
+from streamer.ledger import StreamLedger
+from streamer.pipeline import STAGES, Pipeline
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a pipeline did between two looks."""
+
+    events: int
+    seconds: float
+    cpu_s: Mapping[str, float]
+
+    @property
+    def rate(self) -> float:
+        return self.events / self.seconds
+
+    def cpu_us(self, *stages: str) -> float:
+        """Processor time per event, us, of these stages (none: of all)."""
+        return 1e6 * sum(self.cpu_s[stage] for stage in stages or STAGES) / max(1, self.events)
+
+
+class Running:
+    """A started pipeline of one stream. Leaving stops it and checks its ledger."""
+
+    def __init__(self, load: Load, endpoint: str, bundles: tuple[str, ...] = (), **more: Any) -> None:
+        self._exit = ExitStack()
+        folder = Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        self._log = self._exit.enter_context((folder / "log").open("w+b"))
+        config = run_config(load, endpoint, folder / "out", bundles, **more)
+        self.settings = config.stream[0]
+        self._pipeline = Pipeline(config, self._log)
+
+    def __enter__(self) -> Self:
+        try:
+            self._exit.enter_context(self._pipeline)
+            self._pipeline.start()
+        except BaseException:
+            self._exit.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._exit:
+            self._pipeline.stop()
+            if error is None:
+                self._check()
+
+    def ledger(self) -> StreamLedger:
+        return self._pipeline.ledgers()["bench"]
+
+    @property
+    def verdicts(self) -> str:
+        return str(self.settings.publish.verdicts)
+
+    @property
+    def mode(self) -> str | None:
+        """How inference runs its networks here, as it says in its log; None for no network."""
+        found = re.search(r"chosen: (.+)", self.log())
+        return found[1].strip() if found else None
+
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def measure(self, seconds: float, warm_events: int) -> Window:
+        """Wait for `warm_events`, then count for `seconds`."""
+        wait_until("events at the end of the pipeline", lambda: self.ledger().outcomes > warm_events, 60)
+        events, cpu, start_s = self.ledger().outcomes, self._cpu(), time.perf_counter()
+        time.sleep(seconds)
+        end_events, end_cpu, end_s = self.ledger().outcomes, self._cpu(), time.perf_counter()
+        used = {stage: end_cpu[stage] - cpu[stage] for stage in STAGES}
+        return Window(end_events - events, end_s - start_s, used)
+
+    def drain(self) -> None:
+        """Wait until every event has had its outcome; the sender must stand still."""
+        try:
+            wait_until("the last events", self._idle, 60)
+        except BenchmarkError as error:
+            raise BenchmarkError(f"{error}: {self.ledger()}\n{self.log()}") from error
+
+    def _idle(self) -> bool:
+        before = self.ledger()
+        time.sleep(0.05)  # longer than a message takes from the kernel to the ledger
+        return self.ledger().in_flight == 0 and self.ledger().messages == before.messages
+
+    def _cpu(self) -> dict[str, float]:
+        children = self._pipeline.streams["bench"].children
+        return {stage: cpu_s(children[stage].pid) for stage in STAGES}
+
+    def _check(self) -> None:
+        """Raises BenchmarkError unless every event was received, classified and counted."""
+        ledger = self.ledger()
+        wrong = sum(ledger.failopen.values()) + sum(ledger.shed.values()) + sum(ledger.rejected.values())
+        if not ledger.closed or wrong or ledger.duplicates or ledger.out_of_order:
+            raise BenchmarkError(f"the pipeline did not do what is measured: {ledger}\n{self.log()}")
