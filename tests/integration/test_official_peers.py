@@ -272,10 +272,9 @@ def test_measured_spectra_come_through_a_replay(folder: Path) -> None:
     command += ["--dataset", "intensity=HED_DET/DET/LAMBDA:output[data.intensity]", "--linger", "20"]
     ports = {"results": free_port(), "verdicts": free_port()}
     text = DIFFRACTION.format(directory=folder / "out", endpoint=endpoint, **ports)
-    ports = f'[stream.publish]\nresults = "tcp://127.0.0.1:{free_port()}"\nverdicts = "tcp://127.0.0.1:{free_port()}"'
     with (
         Process(command, folder / "replay.log"),
-        RunningPipeline(folder, text + ports, "--events", "2") as pipeline,
+        RunningPipeline(folder, text, "--events", "2") as pipeline,
     ):
         assert pipeline.wait(120) == 0, pipeline.text
     run = RunDirectory(str(folder / "out/r0001/hed/all"), parallelize=False)
