@@ -79,3 +79,10 @@ def test_splits_are_disjoint(tmp_path: Path) -> None:
     parts = [load_split(chosen, name, tmp_path).inputs for name in ("train", "validation", "test")]
     rows = torch.cat(parts)
     assert len(torch.unique(rows, dim=0)) == len(rows)
+
+
+def test_command_refuses_an_unknown_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        train.main(["gpt", "--out", str(tmp_path)])
+    assert refusal.value.code == 2
+    assert "droplet_cnn" in capsys.readouterr().err
