@@ -22,7 +22,7 @@ from models.bundle import save_bundle
 from models.manifest import Column, Manifest
 from models.networks.ednn import EDNN
 from models.preprocess import Preprocess
-from streamer import ids, ledger, memory, ring
+from streamer import ids, ledger, memory, ring, slots
 from streamer import inference as inference_stage
 from streamer import ingest as ingest_stage
 from streamer import sink as sink_stage
@@ -149,18 +149,21 @@ class Line:
     # --- stages -------------------------------------------------------------------------------------
 
     def ingest(self) -> Ingest:
-        return self._started(Ingest(Stage("ingest", self.spec)))
+        return self._start(Ingest, "ingest")
 
     def inference(self) -> Inference:
-        return self._started(Inference(Stage("inference", self.spec)))
+        return self._start(Inference, "inference")
 
     def sink(self, kind: type[Sink] = Sink) -> Any:
-        return self._started(kind(Stage("sink", self.spec)))
+        return self._start(kind, "sink")
 
-    def _started(self, stage: Any) -> Any:
-        """As `run` does: recover, then go on."""
+    def _start(self, kind: Any, name: str) -> Any:
+        """As `run` does: make it, recover, then go on. Half made, it has sockets to close already."""
+        stage = kind.__new__(kind)
         self.stages.append(stage)
-        stage.recover()
+        stage.__init__(Stage(name, self.spec))
+        if hasattr(stage, "recover"):
+            stage.recover()
         return stage
 
     def kill(self, stage: Any) -> None:
@@ -173,7 +176,9 @@ class Killed(BaseException):
     """kill -9 at a line of our code. No `except Exception` of a stage may see it."""
 
 
-_WATCHED = {module.__file__ for module in (ingest_stage, inference_stage, sink_stage, ring, ids, ledger)}
+_WATCHED = {
+    module.__file__ for module in (ingest_stage, inference_stage, sink_stage, ring, ids, ledger, slots)
+}
 
 
 def killed_at(line: int, work: Callable[[], object]) -> bool:
@@ -226,8 +231,8 @@ def drain(ingest: Ingest, inference: Inference, sink: Sink) -> None:
 
     def back() -> bool:
         turn(inference, sink)
-        ingest._reclaim_unasked()
-        return not ingest.out
+        ingest.slots.look()
+        return not ingest.slots.lent
 
     until(back)
 
@@ -247,14 +252,11 @@ def close(stage: Any) -> None:
     if archive is not None:
         for series in archive._series:
             series.release()
-    context = None
-    for name in ("tokens", "to_inference", "to_sink", "to_ingest", "freed", "control"):
+    for name in ("to_inference", "to_sink", "to_ingest"):
         sock = getattr(stage, name, None)
         if sock is not None:
-            context = sock.context
-            sock.close(0)
-    if context is not None:
-        context.term()
+            sock.context.destroy(linger=0)
+            return
 
 
 @contextmanager
