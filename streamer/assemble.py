@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.errors import FLAG_ATTACH_MISSING, FLAG_MODULE_MISSING, FrameError
+from streamer.attach import Attach, attached
+from streamer.errors import FLAG_MODULE_MISSING, FrameError
 from streamer.wire.axes import Axes, fits, fitting_axes, parse_axes
 from streamer.wire.types import TRAIN_ID_END, Array, SourceData, Train
 
@@ -26,15 +27,6 @@ MAX_MODULE_SOURCES: Final = 64  # bits in the mask of missing modules; the large
 # Half of a first-level cache. Where pulses are the last axis on the wire, tiles make the copy of a train of
 # 134 MB 3 times as fast as one np.copyto (190 against 560 ms on one core).
 _TILE_BYTES: Final = 32 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Attach:
-    """A scalar of another source that goes with each event, under `name`."""
-
-    name: str
-    source: str
-    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +161,7 @@ def assemble(train: Train, spec: SourceSpec) -> Events:
         train_id=train_id,
         pulse_ids=pulse_ids,
         flags=flags,
-        attached=_attached(train, spec, n, rows, flags),
+        attached=attached(train, spec.attach, n, rows, flags),
         missing_modules=missing_modules,
         duplicates=duplicates,
         source_present=any(part is not None for part in parts),
@@ -215,6 +207,8 @@ def _train_id_of_pulses(data: SourceData, spec: SourceSpec) -> int | None:
 def _part(source: str, data: SourceData, spec: SourceSpec) -> _Part:
     axes = spec.wire_axes
     frames = data.arrays.get(spec.key)
+    if frames is None and not data.arrays and not data.values:  # how servers send a train without pulses
+        return _Part(np.empty((0, *_part_shape(spec)), spec.dtype), np.empty(0, np.uint64))
     if frames is None:
         raise _no_array(source, data, spec)
     if frames.dtype != spec.dtype and frames.dtype.newbyteorder("=") != spec.dtype.newbyteorder("="):
@@ -223,6 +217,8 @@ def _part(source: str, data: SourceData, spec: SourceSpec) -> _Part:
             f"{source}[{spec.key}]: expected {spec.dtype}, got {frames.dtype}; "
             "set the stream's dtype to what the detector sends",
         )
+    if axes.pulse is not None and frames.ndim == len(axes.sizes) - 1:
+        frames = np.expand_dims(frames, axes.pulse)  # file servers squeeze a train of one pulse
     if not fits(frames.shape, axes.sizes):
         raise _shape_error(source, frames.shape, spec)
     if not axes.is_canonical:
@@ -230,6 +226,10 @@ def _part(source: str, data: SourceData, spec: SourceSpec) -> _Part:
     if axes.pulse is None:
         frames = frames[np.newaxis]
     return _Part(frames, _pulse_ids(source, data, spec, len(frames)))
+
+
+def _part_shape(spec: SourceSpec) -> tuple[int, ...]:
+    return spec.event_shape[1:] if spec.stacks else spec.event_shape
 
 
 def _no_array(source: str, data: SourceData, spec: SourceSpec) -> FrameError:
@@ -357,37 +357,6 @@ def _missing_modules(parts: list[_Part | None], n: int) -> NDArray[np.uint64]:
         elif part.rows is not None:
             mask[part.rows < 0] |= bit
     return mask
-
-
-def _attached(
-    train: Train, spec: SourceSpec, n: int, rows: NDArray[np.intp] | None, flags: NDArray[np.uint32]
-) -> NDArray[np.float64]:
-    """The attached scalars, [n, len(spec.attach)]; flags the events where one did not come."""
-    attached = np.full((n, len(spec.attach)), np.nan)
-    for column, attach in enumerate(spec.attach):
-        values = _numbers(train.sources.get(attach.source), attach.key)
-        needed = n if rows is None or not n else int(rows[-1]) + 1
-        if values is None or (values.ndim == 1 and len(values) < needed) or values.ndim > 1:
-            flags |= np.uint32(FLAG_ATTACH_MISSING)
-        elif values.ndim == 0:
-            attached[:, column] = values
-        else:
-            attached[:, column] = values[:n] if rows is None else values[rows]
-    return attached
-
-
-def _numbers(data: SourceData | None, key: str) -> Array | None:
-    """A scalar (0-d) or a vector of numbers; None if it did not come or is something else."""
-    if data is None:
-        return None
-    if key in data.arrays:
-        return data.arrays[key]
-    value = data.values.get(key)
-    items = value if isinstance(value, list) else [value]
-    if not all(isinstance(item, (bool, int, float)) for item in items):
-        return None
-    numbers = np.array(items, np.float64)
-    return numbers if isinstance(value, list) else numbers.reshape(())
 
 
 def _first(names: Any) -> str:

@@ -22,7 +22,7 @@ def first_message(stream: StreamConfig, timeout_s: float) -> Sequence[memoryview
     """The parts of one message of the stream's source. Raises ConfigError when none comes in time."""
     source = stream.source
     with zmq.Context() as context:
-        receiver = Receiver(context, source.socket, source.endpoint, source.max_message_bytes)
+        receiver = Receiver(context, source.socket, source.endpoint, source.max_message_bytes, 1 << 20)
         try:
             end_s = time.monotonic() + timeout_s
             while time.monotonic() < end_s:

@@ -154,10 +154,13 @@ def _control(socket: str) -> str:
 
 
 def writable(report: Path | None) -> None:
-    """Find out before the run that its report cannot be written, not after. Raises ConfigError."""
+    """Find out before the run that its report cannot be written, not after. Raises ConfigError.
+
+    Until the run has ended the file says that nothing closed, and not what an earlier run left in it.
+    """
     try:
         if report is not None:
-            report.touch()
+            report.write_text('{"closed": false}\n')
     except OSError as error:
         raise ConfigError(f"--report {report}: {error.strerror}; choose another file") from error
 

@@ -247,7 +247,10 @@ def load(path: Path) -> RunConfig:
 
 def _explain(error: ValidationError) -> str:
     lines = []
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        if problem["loc"] == ("stream",) and len(problems) > 1:
+            continue  # pydantic counts a stream with a mistake as none at all
         place = ".".join(str(part) for part in problem["loc"]) or "file"
         if problem["type"] == "extra_forbidden":
             lines.append(f"{place}: unknown key; remove it or correct its spelling")

@@ -34,7 +34,7 @@ from streamer.results import ResultHeader
 from streamer.ring import DONE, FILLING, READY, TAKEN, encode_tokens
 from streamer.routing import Decision, failopen
 from streamer.runner import Pending
-from streamer.stage import DRAIN_S, IDLE_MS, Stage, main
+from streamer.stage import IDLE_MS, Stage, main
 from streamer.versions import current_version, note_version
 
 Ids = npt.NDArray[np.uint64]
@@ -91,11 +91,8 @@ class Inference:
 
     def _idle_for_good(self) -> bool:
         """After SIGTERM: nothing is left to do and nothing can come any more."""
-        self._stop_ns = self._stop_ns or time.monotonic_ns() + round(DRAIN_S * 1e9)
         busy = self.under_way or len(self.batcher) or self.ring.left_in(FILLING, READY, TAKEN)
-        return not busy or time.monotonic_ns() > self._stop_ns
-
-    _stop_ns = 0
+        return not busy or self.stage.overdue
 
     def recover(self) -> None:
         """Take up what a dead predecessor, or a lost token, left."""

@@ -161,6 +161,7 @@ def ingest_layout() -> PageLayout:
             "rejected_since",
             "stray_train",  # 1 + id of the last train far behind the others; 0 none
             "block_seq",
+            "block_n",  # committed events of that block
             "tail",  # events of the train under way that are not yet committed
         ),
     )

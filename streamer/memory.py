@@ -5,12 +5,15 @@ what lies in it. The memory is a memfd: children inherit the descriptor, nothing
 system, so whatever is killed, and however, the kernel frees it with the last process.
 """
 
+import ctypes
 import mmap
 import os
 from collections.abc import Sequence
 
 # One page: sections never share a cache line, and CUDA registers host memory by pages.
 ALIGNMENT_BYTES = 4096
+# From linux/mman.h; the mmap module has no name for it before Python 3.14.
+MADV_POPULATE_WRITE = 23
 
 
 def create(name: str, size_bytes: int) -> int:
@@ -24,6 +27,12 @@ def create(name: str, size_bytes: int) -> int:
 def attach(fd: int) -> memoryview:
     """Map the whole memory behind `fd`, shared and writable."""
     return memoryview(mmap.mmap(fd, os.fstat(fd).st_size))
+
+
+def populate(memory: memoryview) -> None:
+    """Touch every page now, not in the hot path. A kernel before 5.14 cannot; then it happens there."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(len(memory)), MADV_POPULATE_WRITE)
 
 
 def aligned(size_bytes: int) -> int:

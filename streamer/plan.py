@@ -227,8 +227,8 @@ class Shared:
 
     def __init__(self, spec: StageSpec) -> None:
         self.layouts = layouts(spec.settings, spec.columns)
-        whole = memory.attach(spec.fd)
-        parts = memory.carve(whole, self.layouts.sizes_bytes)
+        self.whole = memory.attach(spec.fd)
+        parts = memory.carve(self.whole, self.layouts.sizes_bytes)
         self.pages = dict(zip(("ingest", "inference", "sink"), parts, strict=False))
         self.table = parts[3]
         self.ring = Ring(parts[4], self.layouts.ring)

@@ -23,7 +23,7 @@ from streamer.results import VERDICT_COLUMNS, ResultHeader
 from streamer.results import BundleRef as PublishedBundle
 from streamer.ring import DONE, FILLING, FREE, READY, TAKEN, encode_tokens
 from streamer.routing import VETO, failopen_code
-from streamer.stage import DRAIN_S, IDLE_MS, Stage, main
+from streamer.stage import IDLE_MS, Stage, main
 from streamer.versions import all_versions, hashes
 
 OVERLOAD = failopen_code("overload")
@@ -103,10 +103,7 @@ class Sink:
 
     def _empty(self) -> bool:
         """After SIGTERM: every slot is back, or waiting longer is useless."""
-        self._stop_ns = self._stop_ns or time.monotonic_ns() + round(DRAIN_S * 1e9)
-        return not self.ring.left_in(FILLING, READY, TAKEN, DONE) or time.monotonic_ns() > self._stop_ns
-
-    _stop_ns = 0
+        return not self.ring.left_in(FILLING, READY, TAKEN, DONE) or self.stage.overdue
 
     def _close(self) -> None:
         if self.archive is None:

@@ -17,15 +17,19 @@ from streamer.ring import decode_tokens
 # A control request is a command and two names; an answer may hold the status of every stream.
 MAX_CONTROL_BYTES: Final = 16 * 1024
 MAX_ANSWER_BYTES: Final = 4 << 20
+# Plain integers: arithmetic on zmq's enums costs 1 us each time, in the hot path.
+NOBLOCK: Final = int(zmq.NOBLOCK)
+EVENTS: Final = int(zmq.EVENTS)
+POLLIN: Final = int(zmq.POLLIN)
 # A closed socket may take this long to flush; never for ever (ZeroMQ's own default).
 LINGER_MS: Final = 200
 # Tokens are 16 bytes and a ring has at most some thousand slots: a token socket never fills.
 TOKEN_HWM: Final = 100_000
-# A train is at most tens of MB: this many wait in libzmq's memory before the kernel pushes back.
-INPUT_HWM: Final = 8
-# Kernel receive buffer for messages near 128 kB, where it is worth 1.3x; larger ones do better with the
-# kernel's own tuning (measured: docs/decisions/ingest.md).
-INPUT_RCVBUF_BYTES: Final = 4 << 20
+# Messages that wait in libzmq's memory before the kernel pushes back: as many as fit into these bytes. With
+# fewer of them, the I/O thread and ours wake each other all the time (docs/decisions/ingest.md).
+INPUT_BYTES: Final = 64 << 20
+MIN_INPUT_HWM: Final = 4
+MAX_INPUT_HWM: Final = 1000
 
 
 def bind(socket: "zmq.Socket[bytes]", endpoint: str) -> str:
@@ -69,7 +73,7 @@ def send_tokens(socket: "zmq.Socket[bytes]", message: bytes) -> None:
 
 
 def readable(socket: "zmq.Socket[bytes]") -> bool:
-    return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(socket.get(EVENTS) & POLLIN)  # type: ignore[operator]  # an int, for this option
 
 
 def receive_tokens(socket: "zmq.Socket[bytes]") -> list[tuple[int, int]]:
@@ -123,17 +127,23 @@ class Receiver:
     """
 
     def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", kind: str, endpoint: str, max_part_bytes: int
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        kind: str,
+        endpoint: str,
+        max_part_bytes: int,
+        event_bytes: int,
     ) -> None:
         self._context, self._kind, self._endpoint = context, kind, endpoint
         self._max_part_bytes = max_part_bytes
+        self._hwm = max(MIN_INPUT_HWM, min(MAX_INPUT_HWM, INPUT_BYTES // event_bytes))
         self.reconnects = 0
         self._open()
 
     def _open(self) -> None:
         self.socket = self._context.socket(getattr(zmq, self._kind))
         self.socket.set(zmq.LINGER, 0)
-        self.socket.set(zmq.RCVHWM, INPUT_HWM)
+        self.socket.set(zmq.RCVHWM, self._hwm)
         self.socket.set(zmq.MAXMSGSIZE, self._max_part_bytes)
         self.socket.set(zmq.TCP_KEEPALIVE, 1)
         self.socket.set(zmq.TCP_KEEPALIVE_IDLE, 10)
@@ -152,9 +162,14 @@ class Receiver:
     def receive(self) -> "Sequence[zmq.Frame] | None":
         """The parts of one waiting message, without copying; None if none waits."""
         try:
-            frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            frame = self.socket.recv(NOBLOCK, False)
         except zmq.Again:
             return None
+        # Not recv_multipart: it asks the socket for every part what the part itself knows, 5 us a message.
+        frames = [frame]
+        while frame.more:
+            frame = self.socket.recv(0, False)
+            frames.append(frame)
         if self._kind == "REQ":
             self.socket.send(b"next")
         return frames

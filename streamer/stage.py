@@ -37,6 +37,7 @@ class Stage:
         self.name = name
         self.spec = spec
         self.stopping = False
+        self._give_up_s = float("inf")
         self.shared = Shared(spec)
         self.page = Page(self.shared.pages[name], getattr(self.shared.layouts, name))
         self.log = logging.getLogger(f"{spec.stream}.{name}")
@@ -45,6 +46,12 @@ class Stage:
 
     def _stop(self, _signal: int, _frame: object) -> None:
         self.stopping = True
+        self._give_up_s = min(self._give_up_s, time.monotonic() + DRAIN_S)
+
+    @property
+    def overdue(self) -> bool:
+        """SIGTERM came so long ago that waiting for anybody is useless."""
+        return time.monotonic() > self._give_up_s
 
     def ready(self) -> None:
         """The supervisor may start what feeds this stage."""

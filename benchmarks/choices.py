@@ -1,0 +1,123 @@
+"""The measurements behind the decision records: `python -m benchmarks.choices [NAME ...]`.
+
+Each function prints one small table, medians of REPEATS, and belongs to the page of its name in
+docs/decisions. They measure alternatives, not the product; that is `python -m benchmarks`.
+"""
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.bundle import load_bundle
+from streamer.ledger import Page, sink_layout
+from streamer.memory import attach, create
+from streamer.plan import SHIPPED_BUNDLES
+from streamer.runner import MODES, CpuRunner
+
+Array = npt.NDArray[Any]
+
+REPEATS = 7
+
+
+def median_us(function: Callable[[], object], loops: int) -> float:
+    """Median over REPEATS of the time of one call, us."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        for _ in range(loops):
+            function()
+        times.append((time.perf_counter() - start) / loops * 1e6)
+    return statistics.median(times)
+
+
+def ledger() -> None:
+    """One commit of the largest page against writing its counters one by one (not safe against kill -9)."""
+    layout = sink_layout([f"route{i}" for i in range(5)], 7 * 44)
+    page = Page(attach(create("ledger", layout.size_bytes)), layout)
+    plain = np.zeros(layout.cells, np.int64)
+
+    def one_by_one() -> None:
+        for index in range(12):
+            plain[index] += 1
+
+    print(f"cells in the page: {layout.cells}")
+    print(f"commit of the whole page: {median_us(page.commit, 10000):.2f} us")
+    print(f"12 counters in place:     {median_us(one_by_one, 10000):.2f} us")
+
+
+def cpu() -> None:
+    """Each shipped bundle on a CPU: float32, bfloat16, and compiled, by batch size."""
+    print(f"threads: {torch.get_num_threads()}")
+    for folder in sorted(SHIPPED_BUNDLES.iterdir()):
+        if (folder / "manifest.json").is_file():
+            _cpu_bundle(folder.name)
+
+
+def _cpu_bundle(name: str) -> None:
+    bundle = load_bundle(SHIPPED_BUNDLES / name)
+    raw = bundle.golden_input.numpy()
+    for mode in MODES:
+        runner = CpuRunner([bundle], 64, mode)
+        rates = {n: _rate(lambda x: runner.submit([x]).wait(), _events(raw, n)) for n in (1, 8, 32, 64)}
+        print(f"{name:18s} {mode.name:26s} " + _row(rates))
+    _compiled(name, raw)
+
+
+def _compiled(name: str, raw: Array) -> None:
+    """torch.compile with bfloat16, one static batch size, as inductor runs it fastest."""
+    bundle = load_bundle(SHIPPED_BUNDLES / name)
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        packed: torch.Tensor = bundle.network(bundle.preprocess(x))
+        return packed
+
+    rates, start = {}, time.perf_counter()
+    for n in (1, 8, 32):
+        fast = torch.compile(plain, dynamic=False)
+        x = torch.from_numpy(_events(raw, n))
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            fast(x)
+            rates[n] = _rate(fast, x)
+    took_s = time.perf_counter() - start
+    print(
+        f"{name:18s} {'bfloat16, compiled':26s} " + _row(rates) + f"   (3 sizes compiled in {took_s:.0f} s)"
+    )
+
+
+def _events(raw: Array, n: int) -> Array:
+    return np.resize(raw, (n, *raw.shape[1:]))
+
+
+def _rate(function: Callable[..., object], x: Array | torch.Tensor) -> float:
+    """Events per second, from the median time of a batch."""
+    function(x)
+    return len(x) / median_us(lambda: function(x), max(1, 64 // len(x))) * 1e6
+
+
+def _row(rates: dict[int, float]) -> str:
+    return "  ".join(f"{n:3d}: {rate:8.0f}/s" for n, rate in rates.items())
+
+
+CHOICES = {"ledger": ledger, "cpu": cpu}
+
+
+def main() -> None:
+    print(
+        f"{date.today()}  {platform.machine()}  {os.cpu_count()} cores  torch {torch.__version__}  medians of {REPEATS}"
+    )
+    for name in sys.argv[1:] or CHOICES:
+        print(f"\n--- {name}")
+        CHOICES[name]()
+
+
+if __name__ == "__main__":
+    main()
