@@ -82,15 +82,15 @@ class Helper:
     @contextmanager
     def running(self) -> Iterator[None]:
         """A helper that was paused goes on within, and stands still after."""
-        os.kill(self.pid, signal.SIGCONT)
+        self._process.send_signal(signal.SIGCONT)
         try:
             yield
         finally:
-            os.kill(self.pid, signal.SIGSTOP)
+            self._process.send_signal(signal.SIGSTOP)
 
     def _end(self) -> None:
         self._process.terminate()
-        os.kill(self.pid, signal.SIGCONT)  # one that stands still does not end
+        self._process.send_signal(signal.SIGCONT)  # one that stands still does not end
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:

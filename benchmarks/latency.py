@@ -18,7 +18,6 @@ from benchmarks.events import threads
 from benchmarks.helper import BenchmarkError, Helper
 from benchmarks.network import classifier
 from benchmarks.running import Running
-from benchmarks.sender import FIRST_TRAIN_ID
 from benchmarks.table import QUANTILES, Line, measured, quantiles_ms, show
 from streamer.ledger import quantile_s
 
@@ -47,52 +46,70 @@ RHYTHMS: Final = (
     Rhythm(Load("shots", (128, 128), "uint16", 1), 120.0, 2.5),
     Rhythm(Load("trains", (128, 128), "uint16", 64), 10.0, 2.5),
 )
+# Back to back, the network needs no longer than this many batches to show its times.
+HOT_BATCHES: Final = 200
 # Seconds of one repeat, by contender.
 Times = dict[str, list[float]]
+# Of one repeat: those times, and the buckets of the pipeline's own histogram.
+Turn = dict[Rhythm, tuple[Times, list[int]]]
 
 
 def rows(options: Options) -> Iterator[Line]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         bundle = classifier(Path(folder))
-        for rhythm in RHYTHMS:
-            turns = [_turn(rhythm, bundle, options) for _ in range(options.repeats)]
-            yield from _lines(rhythm, turns)
+        turns = [_turn(bundle, options) for _ in range(options.repeats)]
+    for rhythm in RHYTHMS:
+        yield from _lines(rhythm, [turn[rhythm] for turn in turns])
 
 
-def _turn(rhythm: Rhythm, bundle: Path, options: Options) -> tuple[Times, list[int]]:
-    """Times of every contender, and the buckets of the pipeline's own histogram."""
-    with Helper("benchmarks.sender", rhythm.load.sender) as sender:
-        pipeline, own, mode = _pipeline(rhythm, sender, bundle, options)
+def _turn(bundle: Path, options: Options) -> Turn:
+    """Times of the pipeline and of the network alone, each in one life for all rhythms."""
+    with Helper("benchmarks.sender", RHYTHMS[0].load.sender) as sender:
+        pipeline, mode = _pipeline(sender, bundle, options)
     how = {"bundle": str(bundle), "threads": threads(), "batch": MAX_EVENTS, "mode": mode, "endpoint": None}
     with Helper("benchmarks.bare", how) as bare:
-        n, batches = rhythm.load.pulses, rhythm.trains(options)
-        request = {"kind": "latency", "n": n, "batches": batches}
-        bare.ask(request | {"batches": WARM_TRAINS, "rate_hz": 0.0})
-        paced = bare.ask(request | {"rate_hz": rhythm.rate_hz})["seconds"]
-        hot = bare.ask(request | {"batches": min(batches, 500), "rate_hz": 0.0})["seconds"]
-    return {"pipeline": pipeline, "paced": paced, "hot": hot}, own
+        return {
+            rhythm: ({"pipeline": times, **_alone(rhythm, bare, options)}, own)
+            for rhythm, (times, own) in pipeline.items()
+        }
+
+
+def _alone(rhythm: Rhythm, bare: Helper, options: Options) -> Times:
+    n, batches = rhythm.load.pulses, rhythm.trains(options)
+    request = {"kind": "latency", "n": n, "batches": batches}
+    bare.ask(request | {"batches": WARM_TRAINS, "rate_hz": 0.0})
+    paced = bare.ask(request | {"rate_hz": rhythm.rate_hz})["seconds"]
+    hot = bare.ask(request | {"batches": min(batches, HOT_BATCHES), "rate_hz": 0.0})["seconds"]
+    return {"paced": paced, "hot": hot}
 
 
 def _pipeline(
-    rhythm: Rhythm, sender: Helper, bundle: Path, options: Options
-) -> tuple[list[float], list[int], str | None]:
+    sender: Helper, bundle: Path, options: Options
+) -> tuple[dict[Rhythm, tuple[list[float], list[int]]], str | None]:
     more = {"threads": threads(), "max_events": MAX_EVENTS, "device": "cpu"}
-    with Running(rhythm.load, sender.hello["endpoint"], (str(bundle),), **more) as running:
+    with Running(RHYTHMS[0].load, sender.hello["endpoint"], (str(bundle),), **more) as running:
         with Helper("benchmarks.subscriber", {"endpoint": running.verdicts}) as subscriber:
-            _send(rhythm, sender, subscriber, (0, WARM_TRAINS))
-            before = running.ledger().latency_counts
-            seconds = _send(rhythm, sender, subscriber, (WARM_TRAINS, rhythm.trains(options)))
-            after = running.ledger().latency_counts
-        own = [b - a for a, b in zip(before, after, strict=True)]
-        return seconds, own, running.mode
+            found = {rhythm: _listen(rhythm, sender, subscriber, running, options) for rhythm in RHYTHMS}
+        return found, running.mode
 
 
-def _send(rhythm: Rhythm, sender: Helper, subscriber: Helper, span: tuple[int, int]) -> list[float]:
-    """Seconds from giving a train away to its last verdict, for `span` = (first index, number) of trains."""
-    first, trains = span
+def _listen(
+    rhythm: Rhythm, sender: Helper, subscriber: Helper, running: Running, options: Options
+) -> tuple[list[float], list[int]]:
+    """Seconds of every train, and what the pipeline's own histogram gained meanwhile."""
+    _send(rhythm, sender, subscriber, WARM_TRAINS)
+    before = running.ledger().latency_counts
+    seconds = _send(rhythm, sender, subscriber, rhythm.trains(options))
+    after = running.ledger().latency_counts
+    return seconds, [b - a for a, b in zip(before, after, strict=True)]
+
+
+def _send(rhythm: Rhythm, sender: Helper, subscriber: Helper, trains: int) -> list[float]:
+    """Seconds from giving a train away to its last verdict."""
     limit_s = trains / rhythm.rate_hz + 20
-    subscriber.tell({"last": FIRST_TRAIN_ID + first + trains - 1, "limit_s": limit_s})
-    sent = sender.ask({"trains": trains, "rate_hz": rhythm.rate_hz}, limit_s)["sent"]
+    subscriber.tell({"events": trains * rhythm.load.pulses, "limit_s": limit_s})
+    request = {"trains": trains, "rate_hz": rhythm.rate_hz, "pulses": rhythm.load.pulses}
+    sent = sender.ask(request, limit_s)["sent"]
     seen: Mapping[int, int] = dict(map(tuple, subscriber.read(limit_s)["seen"]))
     if missing := [train_id for train_id, _ in sent if train_id not in seen]:
         raise BenchmarkError(f"{len(missing)} of {trains} trains have no verdict, first {missing[0]}")

@@ -7,17 +7,22 @@ check at the end that no event was lost, shed or passed on unclassified.
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+
+import numpy as np
 
 from benchmarks.config import Load, run_config
 from benchmarks.helper import BenchmarkError, cpu_s, wait_until
 from streamer.ledger import StreamLedger
 from streamer.pipeline import STAGES, Pipeline
+
+# For a ring full of events on a busy machine.
+LIMIT_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Running:
 
     def measure(self, seconds: float, warm_events: int) -> Window:
         """Wait for `warm_events`, then count for `seconds`."""
-        wait_until("events at the end of the pipeline", lambda: self.ledger().outcomes > warm_events, 60)
+        self._wait("events at the end of the pipeline", lambda: self.ledger().outcomes > warm_events)
         events, cpu, start_s = self.ledger().outcomes, self._cpu(), time.perf_counter()
         time.sleep(seconds)
         end_events, end_cpu, end_s = self.ledger().outcomes, self._cpu(), time.perf_counter()
@@ -93,10 +98,14 @@ class Running:
 
     def drain(self) -> None:
         """Wait until every event has had its outcome; the sender must stand still."""
+        self._wait("the last events", self._idle)
+
+    def _wait(self, what: str, done: Callable[[], bool]) -> None:
         try:
-            wait_until("the last events", self._idle, 60)
+            wait_until(what, done, LIMIT_S)
         except BenchmarkError as error:
-            raise BenchmarkError(f"{error}: {self.ledger()}\n{self.log()}") from error
+            states = np.bincount(self._pipeline.streams["bench"].shared.ring.state, minlength=5).tolist()
+            raise BenchmarkError(f"{error}; slots {states}; {self.ledger()}\n{self.log()}") from error
 
     def _idle(self) -> bool:
         before = self.ledger()

@@ -5,7 +5,8 @@
 Karabo Bridge 2.2 over PUSH, one source with image.data and image.pulseId. Only the four bytes of the train id
 change between messages; the frames are a bank that does not fit a cache, and are never copied here. Requests:
 `{"trains": n, "rate_hz": r}` sends n trains on a clock, and is answered with the moment each was given to
-ZeroMQ; `{"trains": null}` sends as fast as they are taken, until the process is stopped.
+ZeroMQ, with "pulses" in trains of another length; `{"trains": null}` sends as fast as they are taken, until
+the process is stopped.
 """
 
 import time
@@ -69,7 +70,8 @@ class Sender:
     """One bound PUSH socket. Train ids go on from request to request."""
 
     def __init__(self, shape: list[int], dtype: str, pulses: int) -> None:
-        self._messages = Messages(tuple(shape), dtype, pulses)
+        self._shape, self._dtype = tuple(shape), dtype
+        self._messages = Messages(self._shape, dtype, pulses)
         self._socket = zmq.Context().socket(zmq.PUSH)
         self._socket.set(zmq.SNDHWM, max(2, min(1000, QUEUE_BYTES // self._messages.message_bytes)))
         self._socket.set(zmq.LINGER, 0)
@@ -79,6 +81,8 @@ class Sender:
         self._next = 0
 
     def answer(self, request: dict[str, Any]) -> Mapping[str, Any]:
+        if "pulses" in request:
+            self._messages = Messages(self._shape, self._dtype, request["pulses"])
         if request["trains"] is None:
             say({"started": True})
             for index in count(self._next):

@@ -1,0 +1,104 @@
+"""Every row of the benchmark still runs and says what it should; the numbers of a short run mean nothing."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zmq
+
+from benchmarks.helper import ROOT, BenchmarkError, Helper, cpu_s, wait_until
+from benchmarks.receivers import FRAMES_PART
+from benchmarks.sender import FIRST_TRAIN_ID, KEY, PULSE_KEY, SOURCE, Messages
+from benchmarks.table import measured, ratio
+from streamer.wire.karabo_bridge import decode
+
+
+def _benchmarks(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.usefixtures("leaks")
+def test_a_quick_run_prints_every_row_and_writes_the_file(folder: Path) -> None:
+    done = _benchmarks("benchmarks", "--quick", "--output", str(folder))
+    assert done.returncode == 0, done.stderr
+    (written,) = folder.glob("*.json")
+    found = json.loads(written.read_text())
+    rows = {line["row"] for line in found["lines"]}
+    assert {f"ingest {size}" for size in ("33 kB", "1 MB", "4 MB", "67 MB")} <= rows
+    assert {"CPU beyond the model", "latency, 120 Hz x 1", "latency, 10 Hz x 64"} <= rows
+    assert sum(row.startswith("no model") for row in rows) == 3
+    assert all(row in done.stdout for row in rows)
+    assert found["hardware"]["cores"] == len(os.sched_getaffinity(0))
+    assert {"date", "commit", "versions", "options"} <= set(found)
+    rates = [line["measured"]["low"] for line in found["lines"] if line["unit"] != "us/event"]
+    assert min(rates) > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device to measure")
+def test_the_gpu_benchmark_says_in_one_line_that_there_is_no_device() -> None:
+    done = _benchmarks("benchmarks.gpu")
+    assert done.returncode == 0
+    assert done.stdout.startswith("no CUDA device")
+    assert done.stdout.count("\n") == 1
+
+
+def test_prebuilt_messages_differ_in_the_train_id_only() -> None:
+    messages, context = Messages((4, 8), "uint16", 3), zmq.Context()
+    with context, context.socket(zmq.PUSH) as push, context.socket(zmq.PULL) as pull:
+        push.bind("inproc://messages")
+        pull.connect("inproc://messages")
+        trains = []
+        for index in (0, 77_000):
+            messages.send(push, index)
+            parts = pull.recv_multipart()
+            trains.append(decode(parts))
+            assert len(parts[FRAMES_PART]) == messages.message_bytes == 4 * 8 * 2 * 3
+    assert [train.train_id(SOURCE) for train in trains] == [FIRST_TRAIN_ID, FIRST_TRAIN_ID + 77_000]
+    for train in trains:
+        arrays = train.sources[SOURCE].arrays
+        assert (arrays[KEY].shape, arrays[KEY].dtype) == ((3, 4, 8), np.dtype("u2"))
+        assert arrays[PULSE_KEY].tolist() == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("leaks")
+def test_a_contender_that_dies_is_an_error_and_not_a_number() -> None:
+    with pytest.raises(BenchmarkError, match="ended with code 1"):
+        Helper("benchmarks.sender", {"shape": [2], "dtype": "no such type", "pulses": 1})
+
+
+@pytest.mark.usefixtures("leaks")
+def test_a_contender_that_does_not_answer_is_not_waited_for() -> None:
+    with (
+        Helper("benchmarks.sender", {"shape": [2], "dtype": "uint16", "pulses": 1}) as sender,
+        pytest.raises(BenchmarkError, match="no answer in time"),
+    ):
+        sender.read(0.01)
+
+
+def test_waiting_has_an_end() -> None:
+    with pytest.raises(BenchmarkError, match="the impossible: not within"):
+        wait_until("the impossible", lambda: False, 0.02)
+
+
+def test_processor_time_of_a_process_is_that_of_its_own_clock() -> None:
+    before, own = cpu_s(os.getpid()), time.process_time()
+    sum(range(300_000))
+    after, own = cpu_s(os.getpid()), time.process_time() - own
+    assert own > 0
+    assert after - before == pytest.approx(own, rel=0.2, abs=1e-3)
+
+
+def test_medians_carry_their_spread_and_ratios_pair_neighbours() -> None:
+    summary = measured([3.0, 1.0, 2.0])
+    assert (summary.median, summary.low, summary.high, summary.n) == (2.0, 1.0, 3.0, 3)
+    # The second turn ran on a machine half as fast: the ratio does not see it.
+    assert ratio([8.0, 4.0], [10.0, 5.0]) == pytest.approx(0.8)
