@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,22 +58,31 @@ def demo(
     """Simulated beamline, whole pipeline, live view; needs no configuration."""
     del no_browser  # the terminal is the only view there is
     writable(report)
-    console.print("Simulating a beamline; the first labels appear when the events are ready ...")
     show = demonstration.prepare(directory)
+    folder = Path(tempfile.mkdtemp(prefix="streamer-demo-"))
     stopped = threading.Event()
     view = threading.Thread(target=watch.watch, args=(show.results,), kwargs={"stop": stopped}, daemon=True)
-    with tempfile.NamedTemporaryFile(prefix="streamer-demo-", suffix=".log", delete=False) as lines:
-        pipeline = Pipeline(show.config, lines.file)
-        with demonstration.Simulators(show.simulators, lines.file):
-            limits = foreground.Limits(duration or None)
-            try:
-                result = foreground.run(pipeline, limits, report, on_start=view.start)
-            finally:
-                stopped.set()
-                if view.is_alive():
-                    view.join(timeout=5)
-    console.print(f"Kept events: {directory.resolve()}/r{show.config.run:04d}   Log: {lines.name}")
+    with ExitStack() as stack:
+        status = stack.enter_context(console.status("Simulating nanodroplets and diffractograms ..."))
+        lines = stack.enter_context((folder / "pipeline.log").open("wb"))
+        stack.enter_context(demonstration.Simulators(show.simulators, folder)).wait_ready()
+        status.update("Starting ingest, inference and sink of two streams ...")
+
+        def on_start() -> None:
+            status.stop()
+            view.start()
+
+        stack.callback(_end_view, view, stopped)
+        limits = foreground.Limits(duration or None)
+        result = foreground.run(Pipeline(show.config, lines), limits, report, on_start)
+    console.print(f"Kept events: {directory.resolve()}/r{show.config.run:04d}   Logs: {folder}")
     finish(result)
+
+
+def _end_view(view: threading.Thread, stopped: threading.Event) -> None:
+    stopped.set()
+    if view.is_alive():
+        view.join(timeout=5)
 
 
 @app.command()

@@ -7,12 +7,13 @@ knows that it is a demo: the events come over the real wire format from other pr
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from streamer.config import RunConfig, parse
+from streamer.errors import ConfigError
 
 # Rates that two cores hold beside a browser: 160 frames and 100 spectra a second.
 TEMPLATE = """
@@ -73,8 +74,16 @@ name = "sample"
 one_in = 100
 """
 
+# The simulation of the events takes some seconds; on a busy machine some ten.
+READY_S = 120.0
+SERVING = b"serving "
+
 # The middle of the phase transition: the 220 line has lost part of its height, not all.
 TRANSITION = "target.height_220 > 0.2 and target.height_220 < 0.8"
+
+# 256 different images take some 2 s to simulate; rare shapes are shown more often than they were measured.
+DROPLETS = ("--kind", "droplets", "--pulses", "16", "--bank", "256", "--evenness", "0.3")
+DIFFRACTION = ("--kind", "diffraction", "--pulses", "10")
 
 ENDPOINTS = (
     "droplets",
@@ -117,23 +126,24 @@ def prepare(directory: Path) -> Demo:
     return Demo(
         config,
         [
-            [*simulator, ports["droplets"], "--kind", "droplets", "--pulses", "16", "--evenness", "0.3"],
-            [*simulator, ports["diffraction"], "--kind", "diffraction", "--pulses", "10"],
+            [*simulator, ports["droplets"], *DROPLETS],
+            [*simulator, ports["diffraction"], *DIFFRACTION],
         ],
     )
 
 
 class Simulators:
-    """The facility's processes; leaving ends them."""
+    """The facility's processes, each with its log in `folder`; leaving ends them."""
 
-    def __init__(self, commands: Sequence[Sequence[str]], output: IO[bytes]) -> None:
-        self._commands, self._output = commands, output
+    def __init__(self, commands: Sequence[Sequence[str]], folder: Path) -> None:
+        self._commands = commands
+        self._logs = [folder / f"simulator{number}.log" for number in range(len(commands))]
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> "Simulators":
-        for command in self._commands:
-            process = subprocess.Popen(list(command), stdout=self._output, stderr=self._output)
-            self._processes.append(process)
+        for command, path in zip(self._commands, self._logs, strict=True):
+            with path.open("wb") as lines:
+                self._processes.append(subprocess.Popen(list(command), stdout=lines, stderr=lines))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -145,3 +155,14 @@ class Simulators:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def wait_ready(self) -> None:
+        """Until each has simulated its events and serves them. Raises ConfigError when one ends before."""
+        end_s = time.monotonic() + READY_S
+        for process, path in zip(self._processes, self._logs, strict=True):
+            while SERVING not in path.read_bytes():
+                if process.poll() is not None or time.monotonic() > end_s:
+                    raise ConfigError(
+                        f"the simulator does not serve: {path.read_text(errors='replace')[-500:]}"
+                    )
+                time.sleep(0.05)  # a wait for another process, bounded above
