@@ -32,16 +32,18 @@ def _manifest(
     return Manifest(**(given | fields))  # type: ignore[arg-type]
 
 
-def spectrum_bundle(folder: Path, name: str, points: int = 64, seed: int = 0, latent: int = LATENT) -> Path:
+def spectrum_bundle(
+    folder: Path, name: str, points: int = 64, seed: int = 0, latent: int = LATENT, hidden: int = 16
+) -> Path:
     """An untrained encoder for float32 spectra: columns latent [latent] and target [1]."""
     torch.manual_seed(seed)
-    options = {"points": points, "hidden": [16], "latent": latent, "targets": 1}
+    options = {"points": points, "hidden": [hidden], "latent": latent, "targets": 1}
     labels = tuple(f"z{index}" for index in range(latent))
     columns = (Column("latent", "float32", labels), Column("target", "float32", ("x",)))
     manifest = _manifest(
         name, (points,), "float32", columns, kind="ednn", architecture="ednn", options=options
     )
-    modules = Preprocess(STEPS, (points,)), EDNN(points, [16], latent, 1).eval()
+    modules = Preprocess(STEPS, (points,)), EDNN(points, [hidden], latent, 1).eval()
     save_bundle(folder / name, manifest, modules, torch.randn(4, points), lambda m: f"# {m.name}\n")
     return folder / name
 

@@ -5,7 +5,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from stored import DETECTOR, KEY, ids, judge, kept_by, results_of, sent_events, 
 
 from streamer.routing import failopen_code
 from streamer.truth import checksums
+
+Write = Callable[..., str]
 
 # Routes that depend on the data of the event beside its frame: a torn event would show.
 ATTACH = 'attach = ["energy = SIM_XGM/XGM/DOOCS:output data.intensityTD"]'
@@ -46,7 +48,7 @@ def victims(seed: int) -> Iterator[tuple[str, float]]:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", range(len(SOCKETS)))
-def test_killed_stages_lose_nothing(seed: int, folder: Path, noise) -> None:
+def test_killed_stages_lose_nothing(seed: int, folder: Path, noise: Write) -> None:
     server, client = SOCKETS[seed % len(SOCKETS)]
     load = simulator(folder, *LOAD, socket=server)
     settings = f"{ATTACH}\nring_bytes = {16 << 20}"
@@ -76,7 +78,7 @@ def test_killed_stages_lose_nothing(seed: int, folder: Path, noise) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_killed_supervisor_takes_its_stages_along(folder: Path, noise) -> None:
+def test_killed_supervisor_takes_its_stages_along(folder: Path, noise: Write) -> None:
     """Nobody restarts them then: they drain and end, and what they wrote can be read."""
     load = simulator(folder, *LOAD)
     text = noise(load.endpoint, routes="")
@@ -105,7 +107,7 @@ def _all_new(pipeline: RunningPipeline, before: set[int]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_all_stages_killed_at_once(folder: Path, noise) -> None:
+def test_all_stages_killed_at_once(folder: Path, noise: Write) -> None:
     load = simulator(folder, *LOAD)
     with load.process, RunningPipeline(folder, noise(load.endpoint)) as pipeline:
         pipeline.ready()
