@@ -103,10 +103,10 @@ def _private_folder(endpoint: str) -> Path:
     return folder
 
 
-def forward_swap(address: str, bundle: str) -> Answer:
-    """Ask a stream's inference for another bundle and wait. Raises TimeoutError."""
+def forward_swap(address: str, bundle: str, alive: Callable[[], bool]) -> Answer:
+    """Ask a stream's inference for another bundle and wait while it is `alive`. Raises TimeoutError."""
     with zmq.Context() as context:
-        return sockets.ask(context, address, {"bundle": bundle}, SWAP_S)
+        return sockets.ask(context, address, {"bundle": bundle}, SWAP_S, alive)
 
 
 def request(endpoint: str, command: Answer, timeout_s: float = 5.0) -> Answer:

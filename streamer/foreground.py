@@ -115,5 +115,13 @@ def status(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def swap(pipeline: Pipeline, request: dict[str, Any]) -> dict[str, Any]:
-    address = pipeline.control_address(str(request.get("stream", "")))
-    return control.forward_swap(address, str(request.get("bundle", "")))
+    """Forward a swap to its stream's inference; broken off when that process ends or the run does."""
+    name = str(request.get("stream", ""))
+    address = pipeline.control_address(name)
+    inference = pipeline.streams[name].children["inference"]
+    asked = inference.pid
+
+    def alive() -> bool:
+        return inference.up and inference.pid == asked and not pipeline.stopping
+
+    return control.forward_swap(address, str(request.get("bundle", "")), alive)

@@ -128,6 +128,7 @@ class Pipeline:
             [child for stream in self.streams.values() for child in stream.children.values()], output
         )
         self.started_s = 0.0
+        self.stopping = False
         self.stopped_s = 0.0
 
     def _build(self, stream: StreamConfig) -> Stream:
@@ -169,6 +170,7 @@ class Pipeline:
 
     def stop(self) -> None:
         """Drain and stop, in data order."""
+        self.stopping = True
         self.supervisor.stop()
         self.stopped_s = self.stopped_s or time.monotonic()
 

@@ -4,7 +4,8 @@ Owns the options of every socket and the reception of a facility's messages; kno
 them. A socket is made in the process that uses it.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]  # ships no types
@@ -17,6 +18,7 @@ from streamer.ring import decode_tokens
 # A control request is a command and two names; an answer may hold the status of every stream.
 MAX_CONTROL_BYTES: Final = 16 * 1024
 MAX_ANSWER_BYTES: Final = 4 << 20
+ASK_SLICE_MS: Final = 50
 # Plain integers: arithmetic on zmq's enums costs 1 us each time, in the hot path.
 NOBLOCK: Final = int(zmq.NOBLOCK)
 EVENTS: Final = int(zmq.EVENTS)
@@ -104,16 +106,22 @@ def receive_request(socket: "zmq.Socket[bytes]") -> dict[str, Any]:
 
 
 def ask(
-    context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, request: dict[str, Any], timeout_s: float
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    endpoint: str,
+    request: dict[str, Any],
+    timeout_s: float,
+    alive: Callable[[], bool] = lambda: True,
 ) -> dict[str, Any]:
-    """Send a control request and wait for the answer. Raises TimeoutError."""
+    """Send a control request and wait for the answer, while the other side is `alive`. Raises TimeoutError."""
     with context.socket(zmq.REQ) as socket:
         socket.set(zmq.LINGER, 0)
         socket.set(zmq.MAXMSGSIZE, MAX_ANSWER_BYTES)
         socket.connect(endpoint)
         socket.send(msgpack.packb(request))
-        if not socket.poll(round(timeout_s * 1e3)):
-            raise TimeoutError(f"no answer from {endpoint} within {timeout_s:g} s")
+        end_s = time.monotonic() + timeout_s
+        while not socket.poll(ASK_SLICE_MS):
+            if time.monotonic() > end_s or not alive():
+                raise TimeoutError(f"no answer from {endpoint} within {timeout_s:g} s, or it ended meanwhile")
         answer: dict[str, Any] = msgpack.unpackb(socket.recv())
         return answer
 
