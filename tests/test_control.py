@@ -1,0 +1,163 @@
+"""The control socket: who may have it, what it answers, and that nothing kills it."""
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+
+from streamer.control import ControlServer, forward_swap, request
+from streamer.errors import ConfigError
+
+
+@pytest.fixture
+def endpoint(folder: Path) -> str:
+    return f"ipc://{folder}/private/control"
+
+
+def fails(_: dict[str, Any]) -> dict[str, Any]:
+    raise ConfigError("no such stream")
+
+
+def late(_: dict[str, Any]) -> dict[str, Any]:
+    raise TimeoutError("no answer within 1 s")
+
+
+@pytest.fixture
+def server(endpoint: str) -> Iterator[ControlServer]:
+    commands = {"echo": lambda asked: {"got": asked}, "fails": fails, "late": late}
+    with ControlServer(endpoint, commands) as made:
+        yield made
+
+
+@pytest.mark.usefixtures("server")
+def test_a_command_is_answered(endpoint: str) -> None:
+    asked = {"command": "echo", "stream": "s"}
+    assert request(endpoint, asked) == {"ok": True, "got": asked}
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("fails", "no such stream"),
+        ("late", "no answer within 1 s"),
+        ("rm", "unknown command 'rm'; known: .*echo"),
+        ("x" * 1000, "unknown command 'x{40}'"),
+    ],
+)
+def test_a_refusal_is_a_configuration_error_with_the_reason(
+    endpoint: str, command: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        request(endpoint, {"command": command})
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(
+    "parts", [[b"\xc1"], [b""], [b"\x90"], [b"one", b"two"], [msgpack.packb({1: 2})], [b"\x81" * 4000]]
+)
+def test_nonsense_is_refused_and_the_next_request_answered(endpoint: str, parts: list[bytes]) -> None:
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.set(zmq.LINGER, 0)
+        socket.connect(endpoint)
+        socket.send_multipart(parts)
+        assert socket.poll(10_000)
+        assert msgpack.unpackb(socket.recv())["ok"] is False
+    assert request(endpoint, {"command": "echo"})["ok"]
+
+
+@pytest.mark.usefixtures("server")
+def test_a_second_server_is_refused(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match=r"another run has the control socket .*stop it, or set another"):
+        ControlServer(endpoint, {})
+    assert request(endpoint, {"command": "echo"})["ok"], "the first still has it"
+
+
+def test_a_second_server_is_refused_while_the_first_is_busy(endpoint: str) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def slow(_: dict[str, Any]) -> dict[str, Any]:
+        begun.set()
+        end.wait(30)
+        return {}
+
+    with ControlServer(endpoint, {"slow": slow}):
+        asker = threading.Thread(target=request, args=(endpoint, {"command": "slow"}, 30))
+        asker.start()
+        assert begun.wait(10)
+        with pytest.raises(ConfigError, match="another run"):
+            ControlServer(endpoint, {})
+        end.set()
+        asker.join(10)
+        assert not asker.is_alive()
+
+
+def test_the_address_is_free_again_after_a_server(endpoint: str) -> None:
+    for _ in range(3):
+        with ControlServer(endpoint, {"echo": lambda _: {}}):
+            assert request(endpoint, {"command": "echo"})["ok"]
+
+
+def test_a_socket_left_by_a_dead_server_does_not_matter(endpoint: str) -> None:
+    path = Path(endpoint.removeprefix("ipc://"))
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with ControlServer(endpoint, {"echo": lambda _: {}}):
+        assert request(endpoint, {"command": "echo"})["ok"]
+
+
+def test_its_folder_is_made_for_its_user_only(endpoint: str, server: ControlServer) -> None:
+    assert server
+    assert Path(endpoint.removeprefix("ipc://")).parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("other", ["tcp://127.0.0.1:5", "inproc://x", "/tmp/x"])
+def test_only_ipc_is_allowed(other: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected an ipc:// address, got .*no authentication"):
+        ControlServer(other, {})
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(folder: Path) -> None:
+    other = folder / "other"
+    other.mkdir()
+    os.chown(other, 12345, 12345)
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        ControlServer(f"ipc://{other}/control", {})
+
+
+def test_a_folder_that_cannot_be_made_is_named(folder: Path) -> None:
+    (folder / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot make the folder .*/file/x"):
+        ControlServer(f"ipc://{folder}/file/x/control", {})
+
+
+def test_an_address_too_long_for_the_kernel_is_a_configuration_error(folder: Path) -> None:
+    endpoint = f"ipc://{folder}/{'x' * 110}/control"
+    with pytest.raises(ConfigError, match="cannot bind"):
+        ControlServer(endpoint, {})
+
+
+def test_without_a_run_the_error_says_so(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match=r"no running pipeline answers: .* Is one running, as this user"):
+        request(endpoint, {"command": "status"}, timeout_s=0.05)
+
+
+def test_a_swap_waits_for_the_answer_of_the_stage(folder: Path) -> None:
+    address = f"ipc://{folder}/stage"
+    with zmq.Context() as context, context.socket(zmq.REP) as stage:
+        stage.set(zmq.LINGER, 0)
+        stage.bind(address)
+        answers: list[dict[str, Any]] = []
+        asker = threading.Thread(target=lambda: answers.append(forward_swap(address, "new")))
+        asker.start()
+        assert stage.poll(10_000)
+        assert msgpack.unpackb(stage.recv()) == {"bundle": "new"}
+        stage.send(msgpack.packb({"ok": False, "error": "no"}))
+        asker.join(10)
+    assert answers == [{"ok": False, "error": "no"}]

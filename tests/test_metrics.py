@@ -1,0 +1,183 @@
+"""The exported metrics: there from the start, named as declared, equal to the counts."""
+
+import math
+import socket
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamer.errors import FAILOPEN_REASONS, REJECT_REASONS, SHED_REASONS, ConfigError
+from streamer.ledger import (
+    BATCH_EDGES,
+    EXPORT_EDGES_S,
+    LATENCY_EDGES_S,
+    Page,
+    inference_layout,
+    ingest_layout,
+    read_stream,
+    sink_layout,
+)
+from streamer.metrics import Snapshot, StreamCollector, cumulate, names, serve
+
+
+def fresh() -> Snapshot:
+    """A stream that has received nothing, from real pages."""
+    layouts = (ingest_layout(), inference_layout(), sink_layout(["streaks"], 6))
+    pages = [Page(memoryview(bytearray(layout.size_bytes)), layout) for layout in layouts]
+    return Snapshot(
+        ledger=read_stream(*pages),
+        bytes_received=0,
+        batches=0,
+        batch_events=[0] * (len(BATCH_EDGES) + 1),
+        model_errors=0,
+        swaps=0,
+        busy_s=0.0,
+        reconnects=0,
+        slots_in_use=0,
+        slots=8,
+        restarts={"ingest": 0, "sink": 0},
+        up={"ingest": True, "sink": False},
+        bundles=[("cnn", "ab" * 32)],
+    )
+
+
+def scrape(streams: Mapping[str, Snapshot]) -> dict[str, Metric]:
+    registry = CollectorRegistry()
+    registry.register(StreamCollector(lambda: streams))
+    return {f.name: f for f in text_string_to_metric_families(generate_latest(registry).decode())}
+
+
+def value(families: Mapping[str, Metric], sample: str, **labels: str) -> float:
+    found = [s.value for f in families.values() for s in f.samples if s.name == sample and s.labels == labels]
+    assert len(found) == 1, f"{sample} {labels}: {found}"
+    return float(found[0])
+
+
+def test_every_series_exists_at_zero_before_the_first_event() -> None:
+    families = scrape({"s": fresh()})
+    zero = [
+        s for f in families.values() for s in f.samples if not s.name.endswith(("_slots", "_info", "_up"))
+    ]
+    assert zero
+    assert {s.value for s in zero} == {0.0}
+    for name, reasons in (
+        ("failopen", FAILOPEN_REASONS),
+        ("shed", SHED_REASONS),
+    ):
+        for reason in reasons:
+            assert value(families, f"streamer_events_{name}_total", stream="s", reason=reason) == 0
+    for reason in REJECT_REASONS:
+        assert value(families, "streamer_messages_rejected_total", stream="s", reason=reason) == 0
+    assert value(families, "streamer_events_kept_total", stream="s", route="streaks") == 0
+
+
+def test_the_names_declared_are_those_exported() -> None:
+    exported = {
+        s.name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")
+        for f in scrape({"s": fresh()}).values()
+        for s in f.samples
+    }
+    assert exported == set(names())
+    assert all(name.startswith("streamer_") for name in exported)
+
+
+def test_counts_come_out_under_their_names() -> None:
+    ledger = replace(
+        fresh().ledger,
+        messages=9,
+        accepted=7,
+        received=100,
+        vetoed=60,
+        kept={"streaks": 30},
+        missing_upstream=4,
+        rejected={"bad_header": 1},
+    )
+    snapshot = replace(fresh(), ledger=ledger, busy_s=1.5, restarts={"sink": 2}, slots_in_use=3)
+    families = scrape({"s": snapshot, "t": fresh()})
+    assert value(families, "streamer_events_received_total", stream="s") == 100
+    assert value(families, "streamer_events_received_total", stream="t") == 0
+    assert value(families, "streamer_events_in_flight", stream="s") == 10
+    assert value(families, "streamer_events_kept_total", stream="s", route="streaks") == 30
+    assert value(families, "streamer_device_busy_seconds_total", stream="s") == 1.5
+    assert value(families, "streamer_stage_restarts_total", stream="s", stage="sink") == 2
+    assert value(families, "streamer_stage_up", stream="s", stage="ingest") == 1
+    assert value(families, "streamer_stage_up", stream="s", stage="sink") == 0
+    assert value(families, "streamer_model_info", stream="s", bundle="cnn", sha256="ab" * 32) == 1
+    assert value(families, "streamer_ledger_imbalance", stream="s") == 1, "9 messages, 7 + 1 outcomes"
+
+
+def test_more_outcomes_than_events_is_an_imbalance() -> None:
+    ledger = replace(fresh().ledger, received=5, vetoed=7)
+    assert (
+        value(scrape({"s": replace(fresh(), ledger=ledger)}), "streamer_ledger_imbalance", stream="s") == -2
+    )
+
+
+@given(st.lists(st.integers(0, 50), min_size=len(LATENCY_EDGES_S) + 1, max_size=len(LATENCY_EDGES_S) + 1))
+def test_buckets_are_cumulative_and_hold_every_count(counts: list[int]) -> None:
+    buckets = cumulate(counts, LATENCY_EDGES_S, EXPORT_EDGES_S)
+    assert [edge for edge, _ in buckets] == [f"{edge:g}" for edge in EXPORT_EDGES_S] + ["+Inf"]
+    values = [count for _, count in buckets]
+    assert values == sorted(values)
+    assert values[-1] == sum(counts)
+    for edge, count in zip(EXPORT_EDGES_S, values, strict=False):
+        fine = sum(c for e, c in zip(LATENCY_EDGES_S, counts, strict=False) if e <= edge)
+        assert count == fine, "the exported edges are edges of the fine buckets"
+
+
+def test_the_histogram_of_latencies_has_the_ledgers_counts_and_a_sum_near_the_truth() -> None:
+    counts = [0] * (len(LATENCY_EDGES_S) + 1)
+    counts[8], counts[-1] = 10, 2
+    snapshot = replace(fresh(), ledger=replace(fresh().ledger, latency_counts=tuple(counts)))
+    families = scrape({"s": snapshot})
+    assert value(families, "streamer_verdict_latency_seconds_count", stream="s") == 12
+    assert value(families, "streamer_verdict_latency_seconds_bucket", stream="s", le="10") == 10
+    total_s = value(families, "streamer_verdict_latency_seconds_sum", stream="s")
+    assert math.isclose(total_s, 10 * LATENCY_EDGES_S[8] + 2 * 10.0)
+
+
+def test_the_histogram_of_batches() -> None:
+    sizes = [0] * (len(BATCH_EDGES) + 1)
+    sizes[0], sizes[3] = 5, 2
+    families = scrape({"s": replace(fresh(), batch_events=sizes)})
+    assert value(families, "streamer_batch_events_bucket", stream="s", le="1") == 5
+    assert value(families, "streamer_batch_events_bucket", stream="s", le="8") == 7
+    assert value(families, "streamer_batch_events_sum", stream="s") == 5 * 1 + 2 * 8
+
+
+@pytest.fixture
+def served() -> Iterator[int]:
+    port, stop = serve(lambda: {"s": fresh()}, "127.0.0.1", 0)
+    yield port
+    stop()
+
+
+def test_a_scrape_over_http_parses(served: int) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{served}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    found = {family.name for family in text_string_to_metric_families(text)}
+    assert "streamer_events_received" in found
+
+
+def test_a_port_in_use_is_a_configuration_error() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1:{port}.*0 for any"):
+            serve(dict, "127.0.0.1", port)
+
+
+def test_the_port_is_free_after_it_stopped() -> None:
+    port, stop = serve(dict, "127.0.0.1", 0)
+    stop()
+    again, stop = serve(dict, "127.0.0.1", port)
+    stop()
+    assert again == port
