@@ -112,7 +112,7 @@ def ask(
     timeout_s: float,
     alive: Callable[[], bool] = lambda: True,
 ) -> dict[str, Any]:
-    """Send a control request and wait for the answer, while the other side is `alive`. Raises TimeoutError."""
+    """Send a control request; wait for the answer while the other side is `alive`. Raises TimeoutError."""
     with context.socket(zmq.REQ) as socket:
         socket.set(zmq.LINGER, 0)
         socket.set(zmq.MAXMSGSIZE, MAX_ANSWER_BYTES)
