@@ -36,7 +36,12 @@ class ControlServer:
         self._stopped = threading.Event()
         self._lock = _lock(endpoint)
         self._context = zmq.Context()
-        self._socket = sockets.reply_socket(self._context, endpoint)
+        try:
+            self._socket = sockets.reply_socket(self._context, endpoint)
+        except ConfigError:
+            self._context.term()
+            self._lock.close()
+            raise
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
 

@@ -19,6 +19,7 @@ from streamer.ring import decode_tokens
 MAX_CONTROL_BYTES: Final = 16 * 1024
 MAX_ANSWER_BYTES: Final = 4 << 20
 ASK_SLICE_MS: Final = 50
+MAX_PORT: Final = 65535
 # Plain integers: arithmetic on zmq's enums costs 1 us each time, in the hot path.
 NOBLOCK: Final = int(zmq.NOBLOCK)
 EVENTS: Final = int(zmq.EVENTS)
@@ -35,10 +36,15 @@ MAX_INPUT_HWM: Final = 1000
 
 
 def bind(socket: "zmq.Socket[bytes]", endpoint: str) -> str:
-    """Bind and return the real endpoint. Raises ConfigError."""
+    """Bind and return the real endpoint. Raises ConfigError, and closes the socket."""
+    port = endpoint.rpartition(":")[2]
+    if port.isdecimal() and int(port) > MAX_PORT:
+        socket.close(0)
+        raise ConfigError(f"cannot bind {endpoint}: ports end at {MAX_PORT}; ZeroMQ would take another one")
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
+        socket.close(0)
         raise ConfigError(
             f"cannot bind {endpoint}: {error.strerror}. Is another run using it? "
             "Stop that run or choose another endpoint in the configuration."
