@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.mixture import MixtureHead
 
-NOISE = 0.1  # spread of a pixel the decoder draws, the brightest being 1: makes all latents worth their KL
+NOISE = 0.04  # spread of a drawn pixel, the brightest being 1; with 0.1 one of six latents was used
 LOG_VARIANCE_RANGE = (-8.0, 2.0)  # sigma 0.018 .. 2.7: outside, the exponential says nothing and can overflow
 
 
