@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,14 @@ def _cpu_bundle(name: str) -> None:
     bundle = load_bundle(SHIPPED_BUNDLES / name)
     raw = bundle.golden_input.numpy()
     for mode in MODES:
-        runner = CpuRunner([bundle], 64, mode)
-        rates = {n: _rate(lambda x: runner.submit([x]).wait(), _events(raw, n)) for n in (1, 8, 32, 64)}
+        run = partial(_wait, CpuRunner([bundle], 64, mode))
+        rates = {n: _rate(run, _events(raw, n)) for n in (1, 8, 32, 64)}
         print(f"{name:18s} {mode.name:26s} " + _row(rates))
     _compiled(name, raw)
+
+
+def _wait(runner: CpuRunner, x: Array) -> Array:
+    return runner.submit([x]).wait()
 
 
 def _compiled(name: str, raw: Array) -> None:
@@ -111,9 +116,8 @@ CHOICES = {"ledger": ledger, "cpu": cpu}
 
 
 def main() -> None:
-    print(
-        f"{date.today()}  {platform.machine()}  {os.cpu_count()} cores  torch {torch.__version__}  medians of {REPEATS}"
-    )
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(f"{date.today()}  {machine}  torch {torch.__version__}  medians of {REPEATS}")
     for name in sys.argv[1:] or CHOICES:
         print(f"\n--- {name}")
         CHOICES[name]()

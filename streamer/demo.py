@@ -48,6 +48,9 @@ when = "p.Streak > 0.5 and not p.Empty > 0.5"
 name = "newton_rings"
 when = "p.NewtonRings > 0.5"
 [[stream.route]]
+name = "novel"
+when = "log_likelihood < 5"
+[[stream.route]]
 name = "sample"
 one_in = 100
 
