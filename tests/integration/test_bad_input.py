@@ -160,8 +160,8 @@ def refusal(folder: Path, text: str) -> str:
     with RunningPipeline(folder, text) as pipeline:
         assert pipeline.wait(120) == 2, pipeline.text
         assert "Traceback" not in pipeline.text
-        written = pipeline.report_file.read_text() if pipeline.report_file.exists() else ""
-        assert "closed" not in written, "a run that did not start must not look like one that closed"
+        if pipeline.report_file.exists():
+            assert pipeline.report["closed"] is False
         return " ".join(pipeline.text.split())
 
 
@@ -173,7 +173,6 @@ def assert_says(text: str, *words: object) -> None:
 NOBODY = "tcp://127.0.0.1:9"
 
 
-@pytest.mark.xfail(strict=True, reason="a mistake inside the only stream also says that there is no stream")
 @pytest.mark.timeout(120)
 def test_unknown_keys_are_refused_all_at_once(folder: Path, noise: Write) -> None:
     text = refusal(folder, noise(NOBODY, stream='colour = "red"', source="gain = 3"))

@@ -122,7 +122,6 @@ def test_served_run_comes_through(folder: Path, server: str, socket: str) -> Non
         assert_valid(directory)
 
 
-@pytest.mark.xfail(strict=True, reason="a train of one pulse, which EXtra-data sends without the axis")
 @pytest.mark.timeout(240)
 def test_trains_of_one_pulse_come_through(folder: Path) -> None:
     """EXtra-data's server leaves out a first axis of length 1 (`keep_dims` of `DataCollection.trains`)."""
@@ -137,7 +136,9 @@ def test_trains_of_one_pulse_come_through(folder: Path) -> None:
     assert_equal_frames(folder / "out/r0001/agipd/all", run, MODULE.format(0))
 
 
-@pytest.mark.xfail(strict=True, reason="a train without pulses, which EXtra-data sends without any key")
+@pytest.mark.xfail(
+    strict=True, reason="a train without pulses, which EXtra-data sends with other groups only"
+)
 @pytest.mark.timeout(240)
 def test_trains_without_pulses_are_empty(folder: Path) -> None:
     run = make_run(folder, 1, np.array([2, 0, 3], np.uint64))

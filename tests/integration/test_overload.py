@@ -87,7 +87,6 @@ def test_wait_classifies_everything(folder: Path, noise: Write) -> None:
     judge(folder / "out/r0001", load.log, counts)
 
 
-@pytest.mark.xfail(strict=True, reason="what is still read at the end is shed while the ring is full")
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_wait_sheds_nothing_when_it_is_stopped(folder: Path, noise: Write) -> None:
