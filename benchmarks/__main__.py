@@ -26,7 +26,7 @@ ROWS: Final[dict[str, Callable[[Options], Iterator[Line]]]] = {
     "null": events.null_rows,
     "latency": latency.rows,
 }
-QUICK: Final = Options(repeats=1, seconds=0.2, warm_s=0.0)
+QUICK: Final = Options(repeats=1, seconds=0.2, warm_s=0.0, every_load=False)
 WARM_S: Final = 0.3
 
 

@@ -1,6 +1,7 @@
 """What every measurement shares: sizes, how long, and the configuration of a measured pipeline."""
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,7 +19,13 @@ class Options:
 
     repeats: int
     seconds: float
+    # Before the measurement; 0: none, and not once round the ring either.
     warm_s: float
+    # False: the smallest and the largest messages of a row only.
+    every_load: bool = True
+
+    def of(self, loads: Sequence["Load"]) -> Sequence["Load"]:
+        return loads if self.every_load else (loads[0], loads[-1])
 
 
 @dataclass(frozen=True)

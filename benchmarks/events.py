@@ -102,7 +102,7 @@ def _rate(counts: Mapping[str, float]) -> float:
 
 
 def null_rows(options: Options) -> Iterator[Line]:
-    for load in NULL_LOADS:
+    for load in options.of(NULL_LOADS):
         with Helper("benchmarks.sender", load.sender) as sender:
             sender.ask({"trains": None})
             windows = [pipeline(load, sender, options)[0] for _ in range(options.repeats)]

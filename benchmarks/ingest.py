@@ -91,7 +91,7 @@ CONTENDERS: Final = {
 
 
 def rows(options: Options) -> Iterator[Line]:
-    for load in LOADS:
+    for load in options.of(LOADS):
         with Helper("benchmarks.sender", load.sender) as sender:
             sender.ask({"trains": None})
             runs = [

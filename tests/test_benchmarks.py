@@ -33,9 +33,9 @@ def test_a_quick_run_prints_every_row_and_writes_the_file(folder: Path) -> None:
     (written,) = folder.glob("*.json")
     found = json.loads(written.read_text())
     rows = {line["row"] for line in found["lines"]}
-    assert {f"ingest {size}" for size in ("33 kB", "1 MB", "4 MB", "67 MB")} <= rows
+    assert {"ingest 33 kB", "ingest 67 MB"} <= rows
     assert {"CPU beyond the model", "latency, 120 Hz x 1", "latency, 10 Hz x 64"} <= rows
-    assert sum(row.startswith("no model") for row in rows) == 3
+    assert sum(row.startswith("no model") for row in rows) == 2
     assert all(row in done.stdout for row in rows)
     assert found["hardware"]["cores"] == len(os.sched_getaffinity(0))
     assert {"date", "commit", "versions", "options"} <= set(found)
