@@ -71,8 +71,9 @@ class Tolerance:
 # float32 on another machine sums in another order: 1e-3 of a column's largest value is 10 times what was
 # seen.
 FLOAT32: Final = Tolerance(share=1e-3, integers_exact=True)
-# bfloat16 keeps 8 bits; after a dozen layers 8 % of the largest value, and a class at its threshold may flip.
-BFLOAT16: Final = Tolerance(share=8e-2, integers_exact=False)
+# bfloat16 keeps 8 bits: the shipped bundles come out within 0.013 of a column's largest value, and a class
+# right at its threshold may flip.
+BFLOAT16: Final = Tolerance(share=2e-2, integers_exact=False)
 
 
 def load_bundle(directory: Path) -> Bundle:
