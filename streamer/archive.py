@@ -24,7 +24,7 @@ import numpy.typing as npt
 import streamer
 from streamer.errors import SHED_REASONS, StoreError
 from streamer.log import Repeated
-from streamer.plan import BundleRef, StageSpec, attached_names, columns_of, make_router, routes
+from streamer.plan import FIXED_COLUMNS, BundleRef, StageSpec, attached_names, columns_of, make_router, routes
 from streamer.store.disk import free_bytes
 from streamer.store.exdf import results_source
 from streamer.store.series import Series
@@ -37,16 +37,6 @@ FAILOPEN = "failopen"
 RESULT_ROWS = 1 << 17
 # Index entries of a file: a train each. 16384 trains are 27 minutes at 10 Hz.
 MAX_TRAINS = 1 << 14
-
-# Columns that every event has, before the attached scalars and the bundles' own.
-FIXED_COLUMNS: tuple[tuple[str, str], ...] = (
-    ("verdict", "u1"),
-    ("reason", "u1"),
-    ("route", "i2"),
-    ("flags", "u4"),
-    ("missing_modules", "u8"),
-    ("received_at", "f8"),
-)
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ def _count(group: dict[str, int], key: str) -> str:
 
 
 def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.2g} ms"
+    return "-" if seconds is None else f"{seconds * 1e3:.3g} ms"
 
 
 def main() -> None:

@@ -180,14 +180,18 @@ class Ingest:
             self.repeated.warn(error.reason, f"message rejected: {error}")
             return
         self.values[self.at["accepted"]] += 1
-        if not events.source_present:
+        if not events.n and not self.values[self.at["received"]]:
             self._warn_absent(train)
         self._train(events, received_ns, received_at_s)
 
     def _warn_absent(self, train: Train) -> None:
-        """Legal in single trains; in all of them it is a wrong name in the configuration."""
-        there = ", ".join(sorted(train.sources)[:20])
-        self.repeated.warn("absent", f"train without {self.source.sources[0]}; the message holds: {there}")
+        """Legal in single trains; from the first one on it may be a wrong name in the configuration."""
+        name, key = self.source.sources[0], self.source.key
+        source = train.sources.get(name)
+        there = sorted(train.sources if source is None else [*source.arrays, *source.values])
+        where = "the message" if source is None else f"source {name}"
+        held = ", ".join(there[:20]) or "nothing"
+        self.repeated.warn("absent", f"no event of {name}[{key}] in this train; {where} holds: {held}")
 
     def _train(self, events: Events, received_ns: int, received_at_s: float) -> None:
         if not self.tracker.in_order(events.train_id):

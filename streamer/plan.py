@@ -32,6 +32,17 @@ MAX_BLOCK_EVENTS = 1024
 MIN_SLOTS = 8
 MAX_SLOTS = 4096
 
+# Columns that every event has, whatever its bundles: (name, dtype). The ids come beside them.
+FIXED_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("verdict", "u1"),
+    ("reason", "u1"),
+    ("route", "i2"),
+    ("flags", "u4"),
+    ("missing_modules", "u8"),
+    ("received_at", "f8"),
+)
+FIXED_NAMES = frozenset({"train_id", "pulse_id", *(name for name, _ in FIXED_COLUMNS)})
+
 SHIPPED_BUNDLES = Path(models.__file__).parent / "bundles"
 
 
@@ -100,11 +111,12 @@ def read_bundles(stream: StreamConfig) -> list[tuple[Path, Manifest]]:
     for _, manifest in found:
         check_input(stream, manifest)
     columns = [column.name for _, manifest in found for column in manifest.columns]
-    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    names = columns + [parse_attach(text).name for text in stream.attach]
+    repeated = sorted({name for name in columns if names.count(name) > 1 or name in FIXED_NAMES})
     if repeated:
         raise ConfigError(
-            f"stream {stream.name}: two bundles give the columns {repeated}; "
-            "run them in two streams, or retrain one with other column names"
+            f"stream {stream.name}: the result columns {repeated} are given twice: by two bundles, an attached "
+            "scalar, or every event; run the bundles in two streams, or name the scalar otherwise"
         )
     if len(found) > MAX_BUNDLES:
         raise ConfigError(f"stream {stream.name}: at most {MAX_BUNDLES} bundles, got {len(found)}")
@@ -133,13 +145,20 @@ def parse_attach(text: str) -> Attach:
     return Attach(name=name.strip() if equals else plain, source=source, key=key)
 
 
+def _refuse_taken_names(stream: StreamConfig, names: list[str]) -> None:
+    taken = sorted({name for name in names if name in FIXED_NAMES or names.count(name) > 1})
+    if taken:
+        raise ConfigError(
+            f"stream {stream.name}: attached scalars need names of their own; {taken} are taken. "
+            "Write 'name = SOURCE key'"
+        )
+
+
 def source_spec(stream: StreamConfig) -> SourceSpec:
     """What `assemble` needs. Raises ConfigError for axes that cannot be."""
     source = stream.source
     attach = tuple(parse_attach(text) for text in stream.attach)
-    names = [a.name for a in attach]
-    if len(set(names)) != len(names):
-        raise ConfigError(f"stream {stream.name}: two attached scalars have one name in {names}; name them")
+    _refuse_taken_names(stream, [a.name for a in attach])
     if len(source.sources) > 1 and (len(source.shape) != 3 or source.shape[0] != len(source.sources)):
         raise ConfigError(
             f"stream {stream.name}: {len(source.sources)} sources are stacked as modules, so source.shape "
@@ -163,7 +182,7 @@ def ring_layout(stream: StreamConfig, packed: int) -> RingLayout:
     """Sizes of the stream's ring. Raises ConfigError if it is too small to turn."""
     dtype = np.dtype(stream.source.dtype)
     event_bytes = prod(stream.source.shape) * dtype.itemsize
-    events = stream.block_events or min(MAX_BLOCK_EVENTS, max(1, BLOCK_BYTES // event_bytes))
+    events = stream.block_events or _block_events(event_bytes)
     slots = min(MAX_SLOTS, stream.ring_bytes // (events * event_bytes))
     if slots < MIN_SLOTS:
         raise ConfigError(
@@ -172,6 +191,12 @@ def ring_layout(stream: StreamConfig, packed: int) -> RingLayout:
             f"set ring_bytes = {MIN_SLOTS * events * event_bytes} or a smaller block_events"
         )
     return RingLayout(slots, events, tuple(stream.source.shape), dtype, len(stream.attach), packed)
+
+
+def _block_events(event_bytes: int) -> int:
+    """About BLOCK_BYTES; a power of two, because the batches of a GPU are."""
+    fitting = min(MAX_BLOCK_EVENTS, max(1, BLOCK_BYTES // event_bytes))
+    return 1 << (fitting - 1).bit_length()
 
 
 def routes(stream: StreamConfig) -> list[Route]:
