@@ -115,8 +115,8 @@ def read_bundles(stream: StreamConfig) -> list[tuple[Path, Manifest]]:
     repeated = sorted({name for name in columns if names.count(name) > 1 or name in FIXED_NAMES})
     if repeated:
         raise ConfigError(
-            f"stream {stream.name}: the result columns {repeated} are given twice: by two bundles, an attached "
-            "scalar, or every event; run the bundles in two streams, or name the scalar otherwise"
+            f"stream {stream.name}: the result columns {repeated} are given twice: by two bundles, a "
+            "scalar, or by us; run the bundles in two streams, or name the scalar otherwise"
         )
     if len(found) > MAX_BUNDLES:
         raise ConfigError(f"stream {stream.name}: at most {MAX_BUNDLES} bundles, got {len(found)}")
