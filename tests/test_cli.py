@@ -73,7 +73,7 @@ def test_without_a_run_the_commands_that_ask_one_say_so(
 ) -> None:
     ask = sockets.ask
 
-    def impatient(context: Any, endpoint: str, request: dict[str, Any], _: float) -> dict[str, Any]:
+    def impatient(context: Any, endpoint: str, request: dict[str, Any], *_: Any) -> dict[str, Any]:
         return ask(context, endpoint, request, 0.05)
 
     monkeypatch.setattr(sockets, "ask", impatient)

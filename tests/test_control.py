@@ -154,10 +154,15 @@ def test_a_swap_waits_for_the_answer_of_the_stage(folder: Path) -> None:
         stage.set(zmq.LINGER, 0)
         stage.bind(address)
         answers: list[dict[str, Any]] = []
-        asker = threading.Thread(target=lambda: answers.append(forward_swap(address, "new")))
+        asker = threading.Thread(target=lambda: answers.append(forward_swap(address, "new", lambda: True)))
         asker.start()
         assert stage.poll(10_000)
         assert msgpack.unpackb(stage.recv()) == {"bundle": "new"}
         stage.send(msgpack.packb({"ok": False, "error": "no"}))
         asker.join(10)
     assert answers == [{"ok": False, "error": "no"}]
+
+
+def test_a_swap_does_not_wait_for_a_stage_that_has_died(folder: Path) -> None:
+    with pytest.raises(TimeoutError):
+        forward_swap(f"ipc://{folder}/gone", "new", lambda: False)
