@@ -121,7 +121,7 @@ def test_a_train_without_our_source_is_an_empty_train(stream: Line, caplog: pyte
     take(stream.ingest(), encode({"OTHER/X": {"a": np.zeros(2)}}, metadata))
     assert (stream.get("ingest", "trains"), stream.get("ingest", "trains_empty")) == (1, 1)
     assert stream.ledger().accepted == 1
-    assert f"train without {SOURCE}; the message holds: OTHER/X" in caplog.text
+    assert f"no event of {SOURCE}[{KEY}] in this train; the message holds: OTHER/X" in caplog.text
 
 
 def test_gaps_and_duplicates_are_counted_by_id(stream: Line) -> None:

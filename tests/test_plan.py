@@ -88,7 +88,7 @@ def test_a_bundle_for_other_events_is_refused(tmp_path: Path, change: tuple[str,
 def test_two_bundles_of_one_column_are_refused(tmp_path: Path) -> None:
     text = config_text([make_bundle(tmp_path / "a"), make_bundle(tmp_path / "b", 1)])
     message = refused(text, tmp_path)
-    assert "two bundles give the columns ['latent', 'target']" in message
+    assert "the result columns ['latent', 'target'] are given twice" in message
 
 
 def test_two_bundles_of_different_columns_lie_side_by_side(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_what_is_no_attached_scalar_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("stream", "message"),
     [
-        ('attach = ["A x", "B x"]', "two attached scalars have one name"),
+        ('attach = ["A x", "B x"]', "attached scalars need names of their own; ['x'] are taken"),
         ('attach = ["verdict = A x"]', "verdict"),
         ('attach = ["train_id = A x"]', "train_id"),
         ('attach = ["received_at = A x"]', "received_at"),
