@@ -18,6 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.config import Options
+from benchmarks.events import NULL_LOADS, pipeline
+from benchmarks.helper import Helper
 from models.bundle import load_bundle
 from streamer.ledger import Page, sink_layout
 from streamer.memory import attach, create
@@ -112,7 +115,21 @@ def _row(rates: dict[int, float]) -> str:
     return "  ".join(f"{n:3d}: {rate:8.0f}/s" for n, rate in rates.items())
 
 
-CHOICES = {"ledger": ledger, "cpu": cpu}
+def blocks() -> None:
+    """One frame a message through the whole pipeline without a model: a block each, or as they come."""
+    load, options = NULL_LOADS[0], Options(repeats=5, seconds=2.0, warm_s=0.5)
+    rates: dict[str, list[float]] = {"one message a block": [], "as they come": []}
+    with Helper("benchmarks.sender", load.sender) as sender:
+        sender.ask({"trains": None})
+        for _ in range(options.repeats):
+            rates["one message a block"].append(pipeline(load, sender, options, block_events=1)[0].rate)
+            rates["as they come"].append(pipeline(load, sender, options)[0].rate)
+    for name, measured in rates.items():
+        spread = f"{min(measured):.0f}-{max(measured):.0f}"
+        print(f"{name:22s} {statistics.median(measured):8.0f} events/s ({spread})")
+
+
+CHOICES = {"ledger": ledger, "cpu": cpu, "blocks": blocks}
 
 
 def main() -> None:

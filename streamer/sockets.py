@@ -12,7 +12,7 @@ import msgpack  # type: ignore[import-untyped]  # ships no types
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from streamer.errors import ConfigError, StageError
+from streamer.errors import ConfigError
 from streamer.ring import decode_tokens
 
 # A control request is a command and two names; an answer may hold the status of every stream.
@@ -169,7 +169,11 @@ class Receiver:
         try:
             self.socket.connect(self._endpoint)
         except zmq.ZMQError as error:
-            raise StageError(f"cannot connect to {self._endpoint}: {error.strerror}") from error
+            self.close()
+            raise ConfigError(
+                f"source.endpoint {self._endpoint!r} is no address that ZeroMQ knows ({error.strerror}); "
+                "expected e.g. tcp://exflhost:4500"
+            ) from error
         if self._kind == "REQ":
             self.socket.send(b"next")
 
