@@ -18,7 +18,7 @@ import numpy as np
 import zmq
 
 from benchmarks.helper import options, say, serve
-from streamer.stamp import stamp
+from streamer.facility.stamp import stamp
 from streamer.wire.karabo_bridge import encode
 
 SOURCE: Final = "BENCH/DET/CAM:output"

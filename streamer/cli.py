@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from streamer import check as checking
-from streamer import control, foreground, log, replay, simulator, watch
+from streamer import control, foreground, log, watch
 from streamer import demo as demonstration
 from streamer.config import load, runtime_folder
 from streamer.errors import ConfigError, StreamerError
+from streamer.facility import replay, simulator
 from streamer.pipeline import Pipeline, resolve
 from streamer.plan import describe
 

@@ -125,7 +125,7 @@ def prepare(directory: Path) -> Demo:
     config = parse(text, "demo")
     runs = [int(folder.name[1:]) for folder in directory.glob("r[0-9][0-9][0-9][0-9]")]
     config = config.model_copy(update={"run": max(runs, default=0) + 1})
-    simulator = [sys.executable, "-m", "streamer.simulator", "--endpoint"]
+    simulator = [sys.executable, "-m", "streamer.facility.simulator", "--endpoint"]
     return Demo(
         config,
         [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from processes import free_port
 
-# A stream of noise frames as `streamer.simulator --kind noise` sends them, without a network.
+# A stream of noise frames as `streamer.facility.simulator --kind noise` sends them, without a network.
 NOISE = """
 [[stream]]
 name = "noise"

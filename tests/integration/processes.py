@@ -235,8 +235,16 @@ class Serving:
 def simulator(
     folder: Path, *arguments: str, socket: str = "PUSH", name: str = "simulator", endpoint: str = ""
 ) -> Serving:
-    """Start `streamer.simulator`; it waits for its peer before it sends. `endpoint` empty: a free port."""
+    """Start a simulator; it waits for its peer before it sends. `endpoint` empty: a free port."""
     endpoint, log = endpoint or f"tcp://127.0.0.1:{free_port()}", folder / f"{name}.truth"
-    command = [sys.executable, "-m", "streamer.simulator", "--endpoint", endpoint, "--socket", socket]
+    command = [
+        sys.executable,
+        "-m",
+        "streamer.facility.simulator",
+        "--endpoint",
+        endpoint,
+        "--socket",
+        socket,
+    ]
     extra = ["--json", "--linger", "20", "--log", str(log), *arguments]
     return Serving(Process([*command, *extra], folder / f"{name}.log"), endpoint, log)

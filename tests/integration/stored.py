@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.facility.truth import checksums, expected, read_log
 from streamer.routing import KEEP, VETO
-from streamer.truth import checksums, expected, read_log
 
 Array = NDArray[Any]
 Ids = set[tuple[int, int]]

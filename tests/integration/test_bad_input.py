@@ -16,8 +16,8 @@ from stored import judge, kept_by, results_of
 
 from models.bundle import load_bundle, run_bundle
 from streamer.errors import FLAG_MODULE_MISSING, FLAG_OUT_OF_ORDER
+from streamer.facility.truth import Mark, read_log
 from streamer.routing import failopen_code
-from streamer.truth import Mark, read_log
 
 Write = Callable[..., str]
 

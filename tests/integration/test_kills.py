@@ -13,8 +13,8 @@ import pytest
 from processes import STAGES, RunningPipeline, simulator, wait_until
 from stored import DETECTOR, KEY, ids, judge, kept_by, results_of, sent_events, unique
 
+from streamer.facility.truth import checksums
 from streamer.routing import failopen_code
-from streamer.truth import checksums
 
 Write = Callable[..., str]
 

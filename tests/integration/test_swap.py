@@ -216,7 +216,6 @@ def test_inference_killed_after_a_swap_takes_the_new_up(folder: Path, noise: Wri
     assert min(events.values()) > 300
 
 
-@pytest.mark.xfail(strict=True, reason="the control socket waits 120 s for an inference that has died")
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_inference_killed_during_a_swap(folder: Path, noise: Write) -> None:
