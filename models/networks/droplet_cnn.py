@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks.layout import channels_last
 from models.preprocess import signed_log
 
 SLOPE = 0.2  # leaky ReLU, as airynet
@@ -60,7 +61,9 @@ class DropletCNN(nn.Module):
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         """The last stage's activations [B, C, H/16, W/16]: what an explanation looks at."""
-        x = F.max_pool2d(signed_log(self.first(x_BCHW), LOG_ALPHA), 3, 2, 1)
+        # Pooled before the logarithm, not behind it: it rises everywhere, so the maximum is the same, for a
+        # quarter of the logarithms.
+        x = signed_log(F.max_pool2d(self.first(channels_last(x_BCHW)), 3, 2, 1), LOG_ALPHA)
         return F.leaky_relu(self.norm(self.stages(x)), SLOPE)
 
     def logits(self, x_BCHW: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.mixture import MixtureHead
+from models.networks.layout import channels_last
 
 NOISE = 0.04  # spread of a drawn pixel, the brightest being 1; with 0.1 one of six latents was used
 LOG_VARIANCE_RANGE = (-8.0, 2.0)  # sigma 0.018 .. 2.7: outside, the exponential says nothing and can overflow
@@ -65,7 +66,7 @@ class Encoder(nn.Module):
         self.head = nn.Linear(128, 2 * latent)
 
     def forward(self, counts_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu(self.first(compress(counts_BCHW) - 0.5))
+        x = F.relu(self.first(channels_last(compress(counts_BCHW) - 0.5)))
         hidden = F.relu(self.dense(self.downs(x).flatten(1)))
         mu_BZ, log_variance_BZ = self.head(hidden).float().chunk(2, 1)
         return mu_BZ, log_variance_BZ.clamp(*LOG_VARIANCE_RANGE)
