@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamer.attach import Attach, attached
 from streamer.errors import FLAG_MODULE_MISSING, FrameError
-from streamer.wire.axes import Axes, fits, fitting_axes, parse_axes
+from streamer.wire.axes import Axes, fitting_axes, parse_axes
 from streamer.wire.types import TRAIN_ID_END, Array, SourceData, Train
 
 __all__ = ["Attach", "Axes", "Events", "SourceSpec", "assemble", "parse_axes"]
@@ -41,6 +41,9 @@ class SourceSpec:
     dtype: np.dtype[Any]
     attach: tuple[Attach, ...] = ()
     wire_axes: Axes = field(init=False, repr=False, compare=False)
+    stacks: bool = field(init=False, repr=False, compare=False)  # each source is one module of the event
+    part_shape: tuple[int, ...] = field(init=False, repr=False, compare=False)  # of an event in one source
+    group: str = field(init=False, repr=False, compare=False)  # 'image.' of 'image.data', '' of 'data'
 
     def __post_init__(self) -> None:
         axes = parse_axes(self.axes, self.event_shape)
@@ -53,11 +56,10 @@ class SourceSpec:
         if expected > MAX_MODULE_SOURCES:
             raise ValueError(f"{expected} sources for one stream, the limit is {MAX_MODULE_SOURCES}")
         object.__setattr__(self, "wire_axes", axes)
-
-    @property
-    def stacks(self) -> bool:
-        """True if each source is one module of the event."""
-        return len(self.event_shape) == 3 and not self.wire_axes.has_modules
+        stacks = len(self.event_shape) == 3 and not axes.has_modules
+        object.__setattr__(self, "stacks", stacks)
+        object.__setattr__(self, "part_shape", self.event_shape[1:] if stacks else self.event_shape)
+        object.__setattr__(self, "group", self.key[: self.key.rfind(".") + 1])
 
 
 @dataclass(slots=True, eq=False)
@@ -112,8 +114,7 @@ class Events:
     duplicates: int  # frames left out because their pulse had come before in this message
     source_present: bool  # False: none of the stream's sources is in the message
     n: int
-    _event_shape: tuple[int, ...]
-    _stacks: bool
+    _spec: SourceSpec
     _parts: list[_Part | None]  # one, or one per module; None for a module that did not come
 
     def copy_into(self, out: Array, start: int, stop: int) -> None:
@@ -121,14 +122,15 @@ class Events:
 
         Missing modules become 0. `out` may have any strides. Raises ValueError where they do not fit.
         """
-        fit = len(out) >= stop - start and out.shape[1:] == self._event_shape
+        fit = len(out) >= stop - start and out.shape[1:] == self._spec.event_shape
         if not fit or not 0 <= start <= stop <= self.n:
             raise ValueError(
-                f"events {start} .. {stop} of {self.n}, each {self._event_shape}, do not fit into {out.shape}"
+                f"events {start} .. {stop} of {self.n}, each {self._spec.event_shape}, "
+                f"do not fit into {out.shape}"
             )
         out = out[: stop - start]
         for module, part in enumerate(self._parts):
-            target = out[:, module] if self._stacks else out
+            target = out[:, module] if self._spec.stacks else out
             if part is None:
                 target[...] = 0
             else:
@@ -141,7 +143,6 @@ def assemble(train: Train, spec: SourceSpec) -> Events:
     Raises FrameError: 'train_id_missing', 'train_id_mismatch', 'key_missing', 'shape_changed',
     'dtype_changed', 'pulse_ids_mismatch', 'pulse_id_range', and 'bad_header' for a train id that is not one.
     """
-    present = [(source, train.sources.get(source)) for source in spec.sources]
     train_id = _train_id(train, spec)
     if train_id == 0:
         raise FrameError(
@@ -149,12 +150,12 @@ def assemble(train: Train, spec: SourceSpec) -> Events:
             f"the train id of {spec.sources[0]} is 0, which means 'none' in European XFEL files; "
             "expected 1 or more: number the trains from 1 at the sender",
         )
-    parts = [None if data is None else _part(source, data, spec) for source, data in present]
+    parts = [_part(source, train.sources.get(source), spec) for source in spec.sources]
     pulse_ids, duplicates = _align(parts)
     n = len(pulse_ids)
-    flags = np.zeros(n, np.uint32)
-    missing_modules = _missing_modules(parts, n)
+    flags, missing_modules = np.zeros(n, np.uint32), np.zeros(n, np.uint64)
     if spec.stacks:
+        _mark_missing_modules(parts, missing_modules)
         flags[missing_modules != 0] |= np.uint32(FLAG_MODULE_MISSING)
     rows = parts[0].rows if len(parts) == 1 and parts[0] is not None else None
     return Events(
@@ -164,16 +165,18 @@ def assemble(train: Train, spec: SourceSpec) -> Events:
         attached=attached(train, spec.attach, n, rows, flags),
         missing_modules=missing_modules,
         duplicates=duplicates,
-        source_present=any(part is not None for part in parts),
+        source_present=parts.count(None) < len(parts),
         n=n,
-        _event_shape=spec.event_shape,
-        _stacks=spec.stacks,
+        _spec=spec,
         _parts=parts,
     )
 
 
 def _train_id(train: Train, spec: SourceSpec) -> int:
     """The one train id of the stream's sources; the latest of all sources when none of those is present."""
+    first = train.train_id(spec.sources[0])
+    if first is not None and len(spec.sources) == 1:
+        return first
     present = [source for source in spec.sources if source in train.sources]
     stated = {source: train.train_id(source) for source in present or train.sources}
     ids = {train_id for train_id in stated.values() if train_id is not None}
@@ -193,7 +196,7 @@ def _train_id(train: Train, spec: SourceSpec) -> int:
 
 def _train_id_key(spec: SourceSpec) -> str:
     """'image.data' has its ids in 'image.trainId'."""
-    return spec.key.rpartition(".")[0] + ".trainId"
+    return spec.group + "trainId"
 
 
 def _train_id_of_pulses(data: SourceData, spec: SourceSpec) -> int | None:
@@ -204,13 +207,14 @@ def _train_id_of_pulses(data: SourceData, spec: SourceSpec) -> int | None:
     return first if 0 <= first < TRAIN_ID_END else None
 
 
-def _part(source: str, data: SourceData, spec: SourceSpec) -> _Part:
+def _part(source: str, data: SourceData | None, spec: SourceSpec) -> _Part | None:
+    """What one source has for the events; None if it did not come."""
+    if data is None:
+        return None
     axes = spec.wire_axes
     frames = data.arrays.get(spec.key)
-    if frames is None and not data.arrays and not data.values:  # how servers send a train without pulses
-        return _Part(np.empty((0, *_part_shape(spec)), spec.dtype), np.empty(0, np.uint64))
     if frames is None:
-        raise _no_array(source, data, spec)
+        return _part_without_pulses(source, data, spec)
     if frames.dtype != spec.dtype and frames.dtype.newbyteorder("=") != spec.dtype.newbyteorder("="):
         raise FrameError(
             "dtype_changed",
@@ -219,17 +223,27 @@ def _part(source: str, data: SourceData, spec: SourceSpec) -> _Part:
         )
     if axes.pulse is not None and frames.ndim == len(axes.sizes) - 1:
         frames = np.expand_dims(frames, axes.pulse)  # file servers squeeze a train of one pulse
-    if not fits(frames.shape, axes.sizes):
-        raise _shape_error(source, frames.shape, spec)
+    wire_shape = frames.shape
+    if len(wire_shape) != len(axes.sizes):
+        raise _shape_error(source, wire_shape, spec)
     if not axes.is_canonical:
         frames = frames.transpose(axes.order)
     if axes.pulse is None:
         frames = frames[np.newaxis]
+    if frames.shape[1:] != spec.part_shape:
+        raise _shape_error(source, wire_shape, spec)
     return _Part(frames, _pulse_ids(source, data, spec, len(frames)))
 
 
-def _part_shape(spec: SourceSpec) -> tuple[int, ...]:
-    return spec.event_shape[1:] if spec.stacks else spec.event_shape
+def _part_without_pulses(source: str, data: SourceData, spec: SourceSpec) -> _Part:
+    """No events, if nothing of the key's group came.
+
+    Trains without pulses come with all other groups of keys of a detector (header, detector, trailer), or
+    without any key.
+    """
+    if any(key.startswith(spec.group) for keys in (data.arrays, data.values) for key in keys):
+        raise _no_array(source, data, spec)
+    return _Part(np.empty((0, *spec.part_shape), spec.dtype), np.empty(0, np.uint64))
 
 
 def _no_array(source: str, data: SourceData, spec: SourceSpec) -> FrameError:
@@ -285,7 +299,8 @@ def _extremes(ids: Array) -> tuple[int, int]:
     """Smallest and largest; a single id, as of machines without trains, needs no reduction."""
     if len(ids) > 1:
         return int(ids.min()), int(ids.max())
-    return (int(ids[0]), int(ids[0])) if len(ids) else (0, 0)
+    only = ids.item(0) if len(ids) else 0
+    return only, only
 
 
 def _integers(value: Any, where: str, n: int) -> Array:
@@ -320,19 +335,14 @@ def _align(parts: list[_Part | None]) -> tuple[NDArray[np.uint64], int]:
 
     One source keeps the order of the wire. Modules that differ are aligned by pulse id: their union, sorted.
     """
-    present = [part for part in parts if part is not None]
+    present = list(filter(None, parts))
     if not present:
         return np.zeros(0, np.uint64), 0
+    if len(present) == 1:
+        return _first_of_each(present[0])
     first = present[0].pulse_ids
     if _rising(first) and all(np.array_equal(first, part.pulse_ids) for part in present[1:]):
         return first, 0
-    if len(present) == 1:
-        _, rows = np.unique(first, return_index=True)
-        rows.sort()
-        if len(rows) == len(first):
-            return first, 0
-        present[0].rows = rows
-        return first[rows], len(first) - len(rows)
     union = np.unique(np.concatenate([part.pulse_ids for part in present]))
     duplicates = 0
     for part in present:
@@ -343,20 +353,31 @@ def _align(parts: list[_Part | None]) -> tuple[NDArray[np.uint64], int]:
     return union, duplicates
 
 
+def _first_of_each(part: _Part) -> tuple[NDArray[np.uint64], int]:
+    """`_align` for one source: of the frames of one pulse the first stays."""
+    ids = part.pulse_ids
+    if _rising(ids):
+        return ids, 0
+    _, rows = np.unique(ids, return_index=True)
+    if len(rows) == len(ids):
+        return ids, 0
+    rows.sort()
+    part.rows = rows
+    return ids[rows], len(ids) - len(rows)
+
+
 def _rising(ids: NDArray[np.uint64]) -> bool:
     return len(ids) < 2 or bool((ids[1:] > ids[:-1]).all())
 
 
-def _missing_modules(parts: list[_Part | None], n: int) -> NDArray[np.uint64]:
-    """Bit m of event i is set where module m has no frame for it; [n] u8."""
-    mask = np.zeros(n, np.uint64)
+def _mark_missing_modules(parts: list[_Part | None], mask: NDArray[np.uint64]) -> None:
+    """Sets bit m of event i where module m has no frame for it; mask [n]."""
     for module, part in enumerate(parts):
         bit = np.uint64(1 << module)
         if part is None:
             mask |= bit
         elif part.rows is not None:
             mask[part.rows < 0] |= bit
-    return mask
 
 
 def _first(names: Any) -> str:

@@ -26,6 +26,8 @@ def attached(
     train: Train, attach: tuple[Attach, ...], n: int, rows: NDArray[np.intp] | None, flags: NDArray[np.uint32]
 ) -> NDArray[np.float64]:
     """The attached scalars, [n, len(attach)]; flags the events where one did not come."""
+    if not attach:
+        return np.empty((n, 0))
     values_nk = np.full((n, len(attach)), np.nan)
     for column, one in enumerate(attach):
         values = _numbers(train.sources.get(one.source), one.key)

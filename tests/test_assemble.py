@@ -243,6 +243,14 @@ def test_train_id_missing_with_the_source():
     assert refused(train_of({"other": {"x": 1}}, train_id=None), spec_of()).reason == "train_id_missing"
 
 
+@pytest.mark.parametrize("metadata", [True, False], ids=["of the metadata", "of the pulses"])
+def test_train_id_0_is_none(metadata):
+    data = {"image.data": frames(1, 3, 4), "image.pulseId": [0], "image.trainId": np.array([0], "u8")}
+    error = refused(train_of({"D": data}, train_id=0 if metadata else None), spec_of())
+    assert error.reason == "train_id_missing"
+    assert "the train id of D is 0, which means 'none'" in str(error)
+
+
 def test_train_id_of_the_wrong_type():
     train = one(frames(2, 3, 4))
     train.sources["D"].metadata["timestamp.tid"] = 7.0
@@ -252,14 +260,43 @@ def test_train_id_of_the_wrong_type():
 
 
 def test_key_missing_says_what_is_there():
-    error = refused(train_of({"D": {"data.adc": frames(1, 3, 4), "n": 1}}), spec_of())
+    error = refused(train_of({"D": {"image.adc": frames(1, 3, 4), "n": 1}}), spec_of())
     assert error.reason == "key_missing"
-    assert "D has no key 'image.data', only data.adc, n" in str(error)
+    assert "D has no key 'image.data', only image.adc, n" in str(error)
 
 
-def test_a_source_with_nothing_but_metadata_has_no_pulses_in_this_train():
-    events = assemble(train_of({"D": {}}), spec_of())
-    assert (events.n, events.source_present) == (0, True)
+def test_key_missing_where_only_a_value_of_its_group_came():
+    error = refused(train_of({"D": {"image.gain": 1, "header.pulseCount": 0}}), spec_of())
+    assert error.reason == "key_missing"
+
+
+def test_a_key_without_a_group_is_missing_where_anything_came():
+    error = refused(train_of({"D": {"n": 1}}), spec_of(key="data", pulse_key=None))
+    assert error.reason == "key_missing"
+    assert assemble(train_of({"D": {}}), spec_of(key="data", pulse_key=None)).n == 0
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {},
+        {"header.pulseCount": np.zeros(1, "u8"), "detector.data": np.zeros(416, "u1"), "trailer.status": 0},
+        {"imagedata": 1, "image": 2},  # names that only begin alike
+    ],
+    ids=["metadata only", "other groups", "alike"],
+)
+def test_a_source_without_the_group_of_its_key_has_no_pulses_in_this_train(others):
+    events = assemble(train_of({"D": others}), spec_of())
+    assert (events.n, events.source_present, events.train_id) == (0, True, 7)
+    assert copied(events, spec_of()).shape == (0, 3, 4)
+
+
+def test_a_module_without_pulses_is_missing_in_the_events_of_the_others():
+    train = modules({0: [0, 1], 1: [0, 1]}, frames(2, 2, 3, 4))
+    train.sources[DET.format(1)] = SourceData({}, {"header.pulseCount": np.zeros(1, "u8")}, {})
+    events = assemble(train, module_spec(2))
+    assert (events.n, events.missing_modules.tolist()) == (2, [2, 2])
+    assert events.flags.tolist() == [FLAG_MODULE_MISSING] * 2
 
 
 def test_a_train_of_one_pulse_may_come_without_its_pulse_axis():

@@ -5,6 +5,7 @@ records, complex numbers, dates) is refused: object arrays can execute code, and
 network never reaches numpy's parser.
 """
 
+from dataclasses import dataclass
 from reprlib import Repr
 from typing import Any, Final
 
@@ -40,11 +41,34 @@ def show(value: Any) -> str:
     return _shown.repr(value)
 
 
-def view_array(dtype_name: Any, shape: Any, data: Buffer, where: str, limits: Limits) -> Array:
-    """A read-only array over the bytes of `data`, which are neither copied nor read.
+@dataclass(frozen=True, slots=True)
+class ArrayForm:
+    """What a header says of an array, checked; only its bytes are still to come."""
 
-    `dtype_name` and `shape` are unchecked values from the wire; `where` names the array in messages.
-    Raises FrameError: 'bad_dtype', 'pickle_refused', 'bad_shape', 'size_mismatch'.
+    where: str  # names the array in messages
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    size_bytes: int
+
+    def view(self, data: Buffer) -> Array:
+        """A read-only array over the bytes of `data`, which are neither copied nor read.
+
+        Raises FrameError('size_mismatch').
+        """
+        view = memoryview(data)
+        if view.nbytes != self.size_bytes:
+            raise FrameError(
+                "size_mismatch",
+                f"{self.where}: shape {list(self.shape)} of {self.dtype} takes {self.size_bytes} bytes, "
+                f"got {view.nbytes}",
+            )
+        return np.ndarray(self.shape, self.dtype, view.toreadonly())
+
+
+def array_form(dtype_name: Any, shape: Any, where: str, limits: Limits) -> ArrayForm:
+    """The form of an array from its header; `dtype_name` and `shape` are unchecked values from the wire.
+
+    Raises FrameError: 'bad_dtype', 'pickle_refused', 'bad_shape'.
     """
     dtype = DTYPES.get(dtype_name) if type(dtype_name) is str else None
     if dtype is None:
@@ -63,13 +87,7 @@ def view_array(dtype_name: Any, shape: Any, data: Buffer, where: str, limits: Li
         raise FrameError(
             "bad_shape", f"{where}: shape {show(shape)} is above the limit of {limits.max_array_bytes} bytes"
         )
-    view = memoryview(data)
-    if view.nbytes != size_bytes:
-        raise FrameError(
-            "size_mismatch",
-            f"{where}: shape {show(shape)} of {dtype_name} takes {size_bytes} bytes, got {view.nbytes}",
-        )
-    return np.ndarray(shape, dtype, view.toreadonly())
+    return ArrayForm(where, dtype, tuple(shape), size_bytes)
 
 
 def _dtype_error(name: Any, where: str) -> FrameError:

@@ -8,7 +8,7 @@ and so runs the sender's code.
 from typing import Any
 
 from streamer.errors import FrameError
-from streamer.wire.arrays import show, view_array
+from streamer.wire.arrays import array_form, show
 from streamer.wire.msgpack_guard import MessageGuard
 from streamer.wire.types import Array, Buffer, Limits, SourceData, Train
 
@@ -81,7 +81,7 @@ def _array(fields: dict[bytes, Any], where: str, limits: Limits) -> Array:
     if type(data) is not bytes:
         raise FrameError("bad_payload", f"{where}: array data must be bytes, got {type(data).__name__}")
     shape = fields.get(b"shape") if fields[b"nd"] else []
-    return view_array(fields.get(b"type"), shape, data, where, limits)
+    return array_form(fields.get(b"type"), shape, where, limits).view(data)
 
 
 def _refuse_nested_objects(value: Any, where: str) -> None:

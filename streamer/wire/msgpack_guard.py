@@ -68,33 +68,44 @@ class MessageGuard:
 
     def unpack(self, data: Buffer) -> Any:
         """The value of a payload; maps have str or bytes keys. Raises ValueError with the cause."""
-        self._size_bytes += len(data)
-        if self._size_bytes > self.limits.max_properties_bytes:
-            raise ValueError(f"above {self.limits.max_properties_bytes} bytes of headers and properties")
-        if not self._surely_small(data):
-            self.walk(data)
+        size_bytes = len(data)
+        if not self.passes_unread(size_bytes):
+            self._size_bytes += size_bytes
+            if self._size_bytes > self.limits.max_properties_bytes:
+                raise ValueError(f"above {self.limits.max_properties_bytes} bytes of headers and properties")
+            if not self._surely_small(data):
+                self.walk(data)
         return self.unpack_walked(data)
+
+    def passes_unread(self, size_bytes: int) -> bool:
+        """True, and counted, for a payload so small that `unpack` neither refuses nor walks it.
+
+        If its value is known from an earlier message, it need not be unpacked again.
+        """
+        total_bytes = self._size_bytes + size_bytes
+        if size_bytes > _UNWALKED_PAYLOAD_BYTES or total_bytes > _UNWALKED_MESSAGE_BYTES:
+            return False
+        if total_bytes > self.limits.max_properties_bytes:
+            return False
+        self._size_bytes = total_bytes
+        return True
 
     def _surely_small(self, data: Buffer) -> bool:
         """True if even the worst reading of these bytes stays within the limits (found at the speed of C)."""
         size_bytes = len(data)
         if self._size_bytes > _UNWALKED_MESSAGE_BYTES:
             return False
-        if size_bytes <= _UNWALKED_PAYLOAD_BYTES:
-            return True
         containers = len(bytes(data).translate(None, _NOT_CONTAINERS))
         return containers <= self.limits.max_containers and containers * size_bytes <= _UNWALKED_ITEMS
 
     def unpack_walked(self, data: Buffer) -> Any:
-        """The same for a payload that `walk` has passed."""
+        """The same for a payload that `walk` has passed. Texts are at most as long as `data` anyway."""
         try:
             return msgpack.unpackb(
                 data,
                 ext_hook=_refuse_extension,
                 max_array_len=self.limits.max_items,
                 max_map_len=self.limits.max_items,
-                max_str_len=len(data),
-                max_bin_len=len(data),
                 max_ext_len=0,
             )
         except msgpack.StackError:

@@ -264,7 +264,11 @@ V1_FAULTS = {
         "bad_payload",
         "S[k]: array data must be bytes, got NoneType",
     ),
-    "short data": (v1({"k": numpy_map(data=b"")}), "size_mismatch", "S[k]: shape [2] of <u2 takes 4 bytes"),
+    "short data": (
+        v1({"k": numpy_map(data=b"")}),
+        "size_mismatch",
+        "S[k]: shape [2] of uint16 takes 4 bytes",
+    ),
     "negative": (v1({"k": numpy_map(shape=[-2])}), "bad_shape", "S[k]: sizes must be integers >= 0"),
 }
 
