@@ -26,7 +26,7 @@ from streamer.ring import DONE, FILLING, FREE, READY, encode_tokens
 from streamer.routing import failopen
 from streamer.slots import Slots
 from streamer.stage import IDLE_MS, Stage, main
-from streamer.wire.karabo_bridge import decode
+from streamer.wire.karabo_bridge import Decoder
 from streamer.wire.types import Limits, Train
 
 # A fast source could be read for ever after SIGTERM; what already waits in our queue is read this long.
@@ -58,7 +58,7 @@ class Ingest:
         self.values = self.page.values
         self.at = {name: self.page.layout.index(name) for name in self.page.layout.names}
         self.source = source_spec(settings)
-        self.limits = Limits(max_array_bytes=settings.source.max_message_bytes)
+        self.decoder = Decoder(Limits(max_array_bytes=settings.source.max_message_bytes))
         self.tracker = TrainTracker(self.page, stage.shared.table, settings.source.train_id_step)
         self.keep = settings.on_overload == "keep"
         # Beyond this many blocks with inference, new ones go straight to the sink: the other half of the
@@ -172,7 +172,7 @@ class Ingest:
         try:
             parts = [frame.buffer for frame in frames]
             self.values[self.at["bytes"]] += sum(map(len, parts))
-            train = decode(parts, self.limits)
+            train = self.decoder.decode(parts)
             events = assemble(train, self.source)
         except FrameError as error:
             self.values[self.at[f"rejected.{error.reason}"]] += 1

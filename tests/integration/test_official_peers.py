@@ -136,7 +136,6 @@ def test_trains_of_one_pulse_come_through(folder: Path) -> None:
     assert_equal_frames(folder / "out/r0001/agipd/all", run, MODULE.format(0))
 
 
-@pytest.mark.xfail(strict=True, reason="without pulses EXtra-data sends the other groups only")
 @pytest.mark.timeout(240)
 def test_trains_without_pulses_are_empty(folder: Path) -> None:
     run = make_run(folder, 1, np.array([2, 0, 3], np.uint64))
