@@ -147,7 +147,7 @@ def test_an_unknown_source_is_named_with_those_there_are(folder: Path, noise: Wr
         pipeline.ready().wait_for("noise", lambda counts: counts["trains_empty"] > 3)
         assert pipeline.stop() == 0, pipeline.text
         assert pipeline.report["streams"]["noise"]["received"] == 0
-    [line] = [line for line in pipeline.text.splitlines() if "train without" in line][:1]
+    [line] = [line for line in pipeline.text.splitlines() if "no event of" in line][:1]
     assert "SIM_DET_NOISE/DET/WRONG:output" in line
     assert "the message holds: SIM_DET_NOISE/DET/CAM:output, SIM_MOTOR/" in line
 
