@@ -31,6 +31,8 @@ from streamer.wire.types import Limits, Train
 
 # A fast source could be read for ever after SIGTERM; what already waits in our queue is read this long.
 LAST_READ_S = 0.5
+# Pulses of a train, where only the train knows: it sizes the queue of what is not read yet.
+GUESSED_PULSES = 64
 # With so many blocks before inference, the next one is better filled than handed on at once: it could not be
 # served sooner, and every block costs the stages after us some 0.3 ms. Two are under way on a GPU, one waits.
 ENOUGH_BLOCKS = 4
@@ -79,7 +81,7 @@ class Ingest:
             settings.source.socket,
             settings.source.endpoint,
             settings.source.max_message_bytes,
-            self.ring.layout.event_bytes,
+            self.ring.layout.event_bytes * (GUESSED_PULSES if "pulse" in settings.source.axes else 1),
         )
 
     # --- life ---------------------------------------------------------------------------------------

@@ -28,11 +28,13 @@ POLLIN: Final = int(zmq.POLLIN)
 LINGER_MS: Final = 200
 # Tokens are 16 bytes and a ring has at most some thousand slots: a token socket never fills.
 TOKEN_HWM: Final = 100_000
-# Messages that wait in libzmq's memory before the kernel pushes back: as many as fit into these bytes. With
-# fewer of them, the I/O thread and ours wake each other all the time (docs/decisions/ingest.md).
+# Messages that wait in libzmq's memory before the kernel pushes back: as many as fit into these bytes. With a
+# handful of small ones, the I/O thread and ours wake each other all the time (docs/decisions/ingest.md).
 INPUT_BYTES: Final = 64 << 20
 MIN_INPUT_HWM: Final = 4
-MAX_INPUT_HWM: Final = 1000
+# The pulses of a train are not known before it comes. European XFEL's 2700 pulses of a small spectrum are
+# 7 MB, so that this many trains stay below half a gigabyte.
+MAX_INPUT_HWM: Final = 64
 
 
 def bind(socket: "zmq.Socket[bytes]", endpoint: str) -> str:
@@ -146,11 +148,11 @@ class Receiver:
         kind: str,
         endpoint: str,
         max_part_bytes: int,
-        event_bytes: int,
+        message_bytes: int,
     ) -> None:
         self._context, self._kind, self._endpoint = context, kind, endpoint
         self._max_part_bytes = max_part_bytes
-        self._hwm = max(MIN_INPUT_HWM, min(MAX_INPUT_HWM, INPUT_BYTES // event_bytes))
+        self._hwm = max(MIN_INPUT_HWM, min(MAX_INPUT_HWM, INPUT_BYTES // message_bytes))
         self.reconnects = 0
         self._open()
 
