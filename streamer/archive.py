@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 import streamer
-from streamer.errors import SHED_REASONS, StoreError
+from streamer.errors import StoreError
 from streamer.log import Repeated
 from streamer.plan import FIXED_COLUMNS, BundleRef, StageSpec, attached_names, columns_of, make_router, routes
 from streamer.store.disk import free_bytes
@@ -170,8 +170,8 @@ class Archive:
         output = self._spec.config.output
         with contextlib.suppress(OSError):
             if free_bytes(output.directory) < output.reserve_bytes + output.segment_bytes:
-                return SHED_REASONS[1]
-        return SHED_REASONS[2]
+                return "disk_full"
+        return "store_error"
 
 
 def result_columns(spec: StageSpec) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from streamer.attach import Attach, attached
 from streamer.errors import FLAG_MODULE_MISSING, FrameError
+from streamer.ids import MAX_PULSES
 from streamer.wire.axes import Axes, fitting_axes, parse_axes
 from streamer.wire.types import TRAIN_ID_END, Array, SourceData, Train
 
 __all__ = ["Attach", "Axes", "Events", "SourceSpec", "assemble", "parse_axes"]
 
-# A row of the shared table of seen pulses has this many; European XFEL has at most 2700 pulses in a train.
-PULSE_ID_END: Final = 4096
 MAX_MODULE_SOURCES: Final = 64  # bits in the mask of missing modules; the largest detectors have 16
 
 # Half of a first-level cache. Where pulses are the last axis on the wire, tiles make the copy of a train of
@@ -172,6 +171,17 @@ def assemble(train: Train, spec: SourceSpec) -> Events:
     )
 
 
+def absent(train: Train, spec: SourceSpec) -> str:
+    """Why a train gives no event: legal in single trains, from the first one on perhaps a wrong name."""
+    name = spec.sources[0]
+    source = train.sources.get(name)
+    there = sorted(train.sources if source is None else [*source.arrays, *source.values])
+    where = "the message" if source is None else f"source {name}"
+    return (
+        f"no event of {name}[{spec.key}] in this train; {where} holds: {', '.join(there[:20]) or 'nothing'}"
+    )
+
+
 def _train_id(train: Train, spec: SourceSpec) -> int:
     """The one train id of the stream's sources; the latest of all sources when none of those is present."""
     first = train.train_id(spec.sources[0])
@@ -287,10 +297,10 @@ def _pulse_ids(source: str, data: SourceData, spec: SourceSpec, n: int) -> NDArr
             )
         ids = _integers(ids, f"{source}[{key}]", n)
     low, high = _extremes(ids)
-    if low < 0 or high >= PULSE_ID_END:
+    if low < 0 or high >= MAX_PULSES:
         raise FrameError(
             "pulse_id_range",
-            f"{source}[{key}]: pulse ids must be in 0 .. {PULSE_ID_END - 1}, got {low} .. {high}",
+            f"{source}[{key}]: pulse ids must be in 0 .. {MAX_PULSES - 1}, got {low} .. {high}",
         )
     return ids.astype(np.uint64, copy=False)  # type: ignore[no-any-return]
 
@@ -322,7 +332,7 @@ def _from_list(value: Any) -> Array | None:
     items = value if isinstance(value, (list, tuple)) else [value]
     if not all(type(item) is int for item in items):
         return None
-    clipped = np.array([min(max(item, -1), PULSE_ID_END) for item in items], np.int64)
+    clipped = np.array([min(max(item, -1), MAX_PULSES) for item in items], np.int64)
     return clipped if items is value else clipped.reshape(())
 
 

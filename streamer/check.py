@@ -3,14 +3,15 @@
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import zmq
 from rich.table import Table
 
-from streamer.assemble import assemble
+from streamer.assemble import absent, assemble
 from streamer.config import StreamConfig
 from streamer.errors import ConfigError, FrameError
 from streamer.plan import source_spec
-from streamer.sockets import Receiver
+from streamer.sockets import Receiver, nothing_came
 from streamer.wire.karabo_bridge import decode
 from streamer.wire.types import Train
 
@@ -32,10 +33,7 @@ def first_message(stream: StreamConfig, timeout_s: float) -> Sequence[memoryview
                     return [memoryview(frame.bytes) for frame in frames]
         finally:
             receiver.close()
-    raise ConfigError(
-        f"stream {stream.name}: nothing came from {source.endpoint} ({source.socket}) in {timeout_s:g} s. "
-        "Is the server running there? A REP server wants socket = REQ, PUB wants SUB, PUSH wants PULL."
-    )
+    raise ConfigError(f"stream {stream.name}: {nothing_came(source.endpoint, source.socket)}")
 
 
 def describe(train: Train) -> Table:
@@ -52,23 +50,27 @@ def describe(train: Train) -> Table:
     return table
 
 
-def outcome(stream: StreamConfig, train: Train) -> str:
-    """What a run would do with the message, or why it would be refused."""
+def outcome(stream: StreamConfig, train: Train) -> tuple[bool, str]:
+    """Whether a run could use the message, and what it would do with it."""
+    spec = source_spec(stream)
     try:
-        events = assemble(train, source_spec(stream))
+        events = assemble(train, spec)
     except FrameError as error:
-        return f"stream {stream.name}: this message would be rejected: {error}"
-    if not events.source_present:
-        return f"stream {stream.name}: {stream.source.sources[0]} is not in this message"
+        return False, f"stream {stream.name}: this message would be rejected: {error}"
+    if not events.n:
+        return False, f"stream {stream.name}: {absent(train, spec)}"
+    lost = [one.name for k, one in enumerate(spec.attach) if np.isnan(events.attached[:, k]).all()]
+    if lost:
+        return False, f"stream {stream.name}: attached scalars {lost} are not in this message"
     shape = list(stream.source.shape)
-    return f"stream {stream.name}: train {events.train_id} gives {events.n} events of {shape}"
+    return True, f"stream {stream.name}: train {events.train_id} gives {events.n} events of {shape}"
 
 
-def look(stream: StreamConfig, timeout_s: float) -> tuple[Table | None, str]:
-    """Receive one message and say what it is. Raises ConfigError when none comes."""
+def look(stream: StreamConfig, timeout_s: float) -> tuple[Table | None, bool, str]:
+    """Receive one message: its table, whether a run could use it, and the reason. Raises ConfigError."""
     parts = first_message(stream, timeout_s)
     try:
         train = decode(parts)
     except FrameError as error:
-        return None, f"stream {stream.name}: not a Karabo Bridge message: {error}"
-    return describe(train), outcome(stream, train)
+        return None, False, f"stream {stream.name}: not a Karabo Bridge message: {error}"
+    return describe(train), *outcome(stream, train)

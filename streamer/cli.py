@@ -4,6 +4,7 @@ Exit codes: 0 the ledger closed; 1 it did not; 2 the command or the configuratio
 """
 
 import json
+import logging
 import sys
 import tempfile
 import threading
@@ -44,7 +45,7 @@ def run(
     log.setup("streamer")
     writable(report)
     resolved = load(config)
-    console.print_json(resolved.model_dump_json())
+    logging.getLogger("streamer").info("configuration: %s", resolved.model_dump_json())
     result = foreground.run(Pipeline(resolved), foreground.Limits(duration, events), report)
     finish(result)
 
@@ -96,18 +97,16 @@ def check(
     resolved = load(config)
     for stream in resolved.stream:
         with tempfile.TemporaryDirectory() as folder:
-            unstored = resolved.model_copy(
-                update={"output": resolved.output.model_copy(update={"store": False})}
-            )
-            spec = resolve(unstored, stream, -1, Path(folder))
+            spec = resolve(resolved, stream, -1, Path(folder))
         console.print_json(json.dumps(describe(spec)))
     if offline:
         return
-    for stream in resolved.stream:
-        table, text = checking.look(stream, timeout)
+    looks = [checking.look(stream, timeout) for stream in resolved.stream]
+    for table, _, text in looks:
         if table is not None:
             console.print(table)
-        console.print(text)
+        console.print(text, markup=False, highlight=False)
+    raise typer.Exit(0 if all(usable for _, usable, _ in looks) else 2)
 
 
 @app.command(context_settings=PASS_ON)
@@ -179,6 +178,9 @@ def writable(report: Path | None) -> None:
 def finish(report: dict[str, Any]) -> None:
     """Print the ledger; exit 0 only if it closes."""
     console.print(ledger_table(report))
+    for name, stream in report["streams"].items():
+        if not stream["received"]:
+            console.print(f"[bold red]Nothing was received for stream {name}.[/] See the warnings above.")
     console.print("The ledger closes." if report["closed"] else "[bold red]The ledger does NOT close.[/]")
     raise typer.Exit(0 if report["closed"] else 1)
 

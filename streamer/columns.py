@@ -14,7 +14,7 @@ from models.manifest import Column
 
 Array = npt.NDArray[Any]
 
-# Fail-open events have no result; an integer column says so with its largest value.
+# Fail-open events have no result; an integer column says so with the value of its dtype in NO_INTEGER.
 NO_INTEGER = {"uint32": np.uint32(2**32 - 1), "int32": np.int32(-(2**31))}
 
 

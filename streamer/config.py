@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from streamer.errors import ConfigError
 
+MAX_BUNDLES = 8  # of one stream; their hashes stand in the header of every slot
 # Files are named by it and sources carry it.
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -75,10 +76,10 @@ class RouteConfig(Strict):
 class PublishConfig(Strict):
     """Endpoints that a stream binds. Only loopback unless `expose` is set in the file's top level."""
 
-    results: str | None = None
-    """PUB of every event's results, by block; None takes the next free default port from 45450."""
-    verdicts: str | None = None
-    """PUB of the verdicts, first out; None takes the port after `results`."""
+    results: str = ""
+    """PUB of every event's results, by block; empty: port 45450 for the first stream, then 45452, ..."""
+    verdicts: str = ""
+    """PUB of the verdicts, first out; empty: port 45451 for the first stream, then 45453, ..."""
     karabo_bridge: str | None = None
     """The results as a Karabo Bridge 2.2 source; None serves none."""
     karabo_bridge_socket: Literal["REP", "PUB", "PUSH"] = "REP"
@@ -115,8 +116,8 @@ class StreamConfig(Strict):
     @field_validator("bundles")
     @classmethod
     def _few(cls, bundles: tuple[str, ...]) -> tuple[str, ...]:
-        if len(bundles) > 8 or len(set(bundles)) != len(bundles):
-            raise ValueError(f"expected at most 8 different bundles, got {list(bundles)}")
+        if len(bundles) > MAX_BUNDLES or len(set(bundles)) != len(bundles):
+            raise ValueError(f"expected at most {MAX_BUNDLES} different bundles, got {list(bundles)}")
         return bundles
 
 
@@ -197,7 +198,7 @@ def _with_ports(stream: Any, index: int) -> Any:
 def bound(stream: StreamConfig) -> list[str]:
     """Every endpoint that the stream binds."""
     publish = stream.publish
-    return [e for e in (publish.results, publish.verdicts, publish.karabo_bridge) if e is not None]
+    return [e for e in (publish.results, publish.verdicts, publish.karabo_bridge) if e]
 
 
 def _local(endpoint: str) -> bool:
@@ -252,8 +253,11 @@ def _explain(error: ValidationError) -> str:
         if problem["loc"] == ("stream",) and len(problems) > 1:
             continue  # pydantic counts a stream with a mistake as none at all
         place = ".".join(str(part) for part in problem["loc"]) or "file"
+        text = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             lines.append(f"{place}: unknown key; remove it or correct its spelling")
+        elif problem["type"] in ("missing", "value_error"):  # the input is the whole table: no help
+            lines.append(f"{place}: {text}")
         else:
-            lines.append(f"{place}: {problem['msg']}, got {str(problem['input'])[:80]}")
+            lines.append(f"{place}: {text}, got {str(problem['input'])[:80]}")
     return f"{len(lines)} problem(s):\n  " + "\n  ".join(lines)

@@ -43,6 +43,10 @@ class FrameError(StreamerError):
         self.reason = reason
 
 
+# Exit codes of a stage (sysexits.h): started again; not started again before it was ready.
+EXIT_RESTART: Final = 70
+EXIT_CONFIG: Final = 78
+
 # Why a whole message was refused.
 REJECT_REASONS: Final = (
     "odd_frame_count",  # headers and payloads come in pairs

@@ -63,13 +63,11 @@ def run(
     limits: Limits,
     report: Path | None = None,
     on_start: Callable[[], None] = lambda: None,
-    on_tick: Callable[[], None] = lambda: None,
-    ended: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Run until a signal, a limit or `ended()`; drain; write and return the report.
+    """Run until a signal or a limit; drain; write and return the report.
 
-    `on_start` is called when every stage is ready, `on_tick` some 20 times a second. Raises ConfigError or
-    StageError if the pipeline does not start.
+    `on_start` is called when every stage is ready. Raises ConfigError or StageError if the pipeline does not
+    start.
     """
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
@@ -77,9 +75,8 @@ def run(
         _serve(stack, pipeline)
         pipeline.start(lambda: bool(interrupts))
         on_start()
-        while not (interrupts or limits.reached(pipeline) or ended()):
+        while not (interrupts or limits.reached(pipeline)):
             pipeline.supervisor.watch()
-            on_tick()
             time.sleep(TICK_S)  # the rhythm of looking at children; nothing waits for it
         pipeline.stop()
         result = pipeline.report()

@@ -25,7 +25,7 @@ from streamer import sockets
 from streamer.batching import Batcher, Waiting
 from streamer.bundles import Loaded, Swap, load
 from streamer.columns import split
-from streamer.errors import ConfigError, StageError
+from streamer.errors import StageError
 from streamer.ledger import BATCH_EDGES, LATENCY_EDGES_S
 from streamer.log import Repeated
 from streamer.plan import attached_names, columns_of, make_router
@@ -34,7 +34,7 @@ from streamer.results import ResultHeader
 from streamer.ring import DONE, FILLING, READY, TAKEN, encode_tokens
 from streamer.routing import Decision, failopen
 from streamer.runner import Pending
-from streamer.stage import IDLE_MS, Stage, main
+from streamer.stage import IDLE_MS, RESCAN_NS, Stage, main
 from streamer.versions import current_version, note_version
 
 Ids = npt.NDArray[np.uint64]
@@ -42,8 +42,6 @@ Ids = npt.NDArray[np.uint64]
 NO_HASHES = np.zeros((0, 32), np.uint8)
 # A block that was in hand each time inference died is not tried a third time: it may be what kills it.
 MAX_ATTEMPTS = 2
-# Tokens can be lost with a dying peer; with nothing to do, look once a second whether one was.
-RESCAN_NS = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -74,7 +72,7 @@ class Inference:
         self.tokens = sockets.token_pull(context, stage.spec.address("inference"))
         self.to_sink = sockets.token_push(context, stage.spec.address("sink"))
         self.control = sockets.reply_socket(context, stage.spec.address("control"))
-        self.publisher = ResultsPublisher(_verdict_endpoint(stage), context=context)
+        self.publisher = ResultsPublisher(self.settings.publish.verdicts, context=context)
         self.poller = zmq.Poller()
         self.poller.register(self.tokens, zmq.POLLIN)
         self.poller.register(self.control, zmq.POLLIN)
@@ -141,10 +139,13 @@ class Inference:
     # --- a batch ------------------------------------------------------------------------------------
 
     def _begin(self, blocks: list[Waiting], now_ns: int) -> None:
-        """Give a batch to the device; what is too old, or was in hand when inference died, goes past it."""
-        blocks = self._in_time(blocks, now_ns)
+        """Give a batch to the device; what is too old, or was in hand when inference died, goes past it.
+
+        What was in hand has no deadline any more: its verdict may have left already and must stay the same.
+        """
         attempts = [int(self.ring.header["attempts"][block.slot]) for block in blocks]
         first = [block for block, tries in zip(blocks, attempts, strict=True) if tries == 0]
+        first = self._in_time(first, now_ns)
         again = [block for block, tries in zip(blocks, attempts, strict=True) if 0 < tries < MAX_ATTEMPTS]
         killers = [block for block, tries in zip(blocks, attempts, strict=True) if tries >= MAX_ATTEMPTS]
         self._fail_open(killers, "worker_lost")
@@ -325,13 +326,6 @@ def _leave_if_device_is_lost(error: Exception) -> None:
     if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
         logging.getLogger(__name__).critical("the device is lost: %s", error)
         raise StageError(f"the device is lost: {error}") from error
-
-
-def _verdict_endpoint(stage: Stage) -> str:
-    endpoint = stage.spec.settings.publish.verdicts
-    if endpoint is None:
-        raise ConfigError(f"stream {stage.spec.stream}: publish.verdicts is not set")
-    return endpoint
 
 
 def run(stage: Stage) -> None:

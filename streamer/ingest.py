@@ -17,7 +17,7 @@ import numpy as np
 import zmq
 
 from streamer import memory, sockets
-from streamer.assemble import Events, assemble
+from streamer.assemble import Events, absent, assemble
 from streamer.errors import FLAG_OUT_OF_ORDER, FrameError
 from streamer.ids import Arrival, TrainTracker
 from streamer.log import Repeated
@@ -25,12 +25,15 @@ from streamer.plan import source_spec
 from streamer.ring import DONE, FILLING, FREE, READY, encode_tokens
 from streamer.routing import failopen
 from streamer.slots import Slots
+from streamer.sockets import nothing_came
 from streamer.stage import IDLE_MS, Stage, main
 from streamer.wire.karabo_bridge import Decoder
-from streamer.wire.types import Limits, Train
+from streamer.wire.types import Limits
 
 # A fast source could be read for ever after SIGTERM; what already waits in our queue is read this long.
 LAST_READ_S = 0.5
+# A source that has sent nothing at all is reported so often.
+SILENT_S = 10.0
 # Pulses of a train, where only the train knows: it sizes the queue of what is not read yet.
 GUESSED_PULSES = 64
 # With so many blocks before inference, the next one is better filled than handed on at once: it could not be
@@ -71,6 +74,7 @@ class Ingest:
         self._train_direct = False  # and where it went
         self.dirty = False  # counts that no commit has shown yet
         self.repeated = Repeated(stage.log)
+        self._silent_until_s = time.monotonic() + SILENT_S
         context = zmq.Context()
         self.to_inference = sockets.token_push(context, stage.spec.address("inference"))
         self.to_sink = sockets.token_push(context, stage.spec.address("sink"))
@@ -133,6 +137,16 @@ class Ingest:
             poller.unregister(before)
         self.slots.look()
         self.page.commit()
+        self._warn_silent()
+
+    def _warn_silent(self) -> None:
+        """Nothing at all has come: most often a wrong address, or the wrong kind of socket."""
+        now_s = time.monotonic()
+        if self.values[self.at["messages"]] or now_s < self._silent_until_s:
+            return
+        self._silent_until_s = now_s + SILENT_S
+        source = self.stage.spec.settings.source
+        self.stage.log.warning("%s", nothing_came(source.endpoint, source.socket))
 
     def _drain(self) -> None:
         """After SIGTERM: read what already waits, then wait until every block has come back."""
@@ -155,8 +169,8 @@ class Ingest:
 
     def read_waiting(self) -> None:
         """Take every waiting message; hand on what they filled unless inference has enough before it."""
-        while not self.stage.stopping and (frames := self.receiver.receive()) is not None:
-            self.message(frames)
+        while not self.stage.stopping and (parts := self.receiver.receive()) is not None:
+            self.message(parts)
             self.stage.alive()
         self.slots.reclaim()
         if self.slots.at_inference < ENOUGH_BLOCKS:
@@ -166,15 +180,15 @@ class Ingest:
 
     # --- one message --------------------------------------------------------------------------------
 
-    def message(self, frames: "Sequence[zmq.Frame]") -> None:
+    def message(self, parts: "Sequence[zmq.Frame]") -> None:
         """Count and store one message. A bad one costs itself only."""
         received_ns, received_at_s = time.monotonic_ns(), time.time()
         self.values[self.at["messages"]] += 1
         self.dirty = True
         try:
-            parts = [frame.buffer for frame in frames]
-            self.values[self.at["bytes"]] += sum(map(len, parts))
-            train = self.decoder.decode(parts)
+            buffers = [part.buffer for part in parts]
+            self.values[self.at["bytes"]] += sum(map(len, buffers))
+            train = self.decoder.decode(buffers)
             events = assemble(train, self.source)
         except FrameError as error:
             self.values[self.at[f"rejected.{error.reason}"]] += 1
@@ -183,17 +197,17 @@ class Ingest:
             return
         self.values[self.at["accepted"]] += 1
         if not events.n and not self.values[self.at["received"]]:
-            self._warn_absent(train)
+            self.repeated.warn("absent", absent(train, self.source))
+        if events.n and events.attached.size and np.isnan(events.attached).any():
+            self._warn_attach(events)
         self._train(events, received_ns, received_at_s)
 
-    def _warn_absent(self, train: Train) -> None:
-        """Legal in single trains; from the first one on it may be a wrong name in the configuration."""
-        name, key = self.source.sources[0], self.source.key
-        source = train.sources.get(name)
-        there = sorted(train.sources if source is None else [*source.arrays, *source.values])
-        where = "the message" if source is None else f"source {name}"
-        held = ", ".join(there[:20]) or "nothing"
-        self.repeated.warn("absent", f"no event of {name}[{key}] in this train; {where} holds: {held}")
+    def _warn_attach(self, events: Events) -> None:
+        """A scalar that never comes keeps every event whose rules read it: say which one it is."""
+        for column, attach in enumerate(self.source.attach):
+            if np.isnan(events.attached[:, column]).any():
+                text = f"attached scalar {attach.name} is missing: no number in {attach.source}[{attach.key}]"
+                self.repeated.warn(f"attach {attach.name}", text)
 
     def _train(self, events: Events, received_ns: int, received_at_s: float) -> None:
         if not self.tracker.in_order(events.train_id):

@@ -5,7 +5,6 @@ addresses. The pipeline writes one `StageSpec` per stream as JSON; every stage r
 same layouts, so no layout travels. Imports no torch: ingest and sink start in a third of a second.
 """
 
-import hashlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,7 +19,7 @@ from streamer.assemble import Attach, SourceSpec
 from streamer.config import RunConfig, StreamConfig, Strict
 from streamer.errors import ConfigError
 from streamer.ledger import PageLayout, PageReader, inference_layout, ingest_layout, sink_layout
-from streamer.ring import MAX_BUNDLES, Ring, RingLayout
+from streamer.ring import Ring, RingLayout
 from streamer.routing import Route, Router
 from streamer.store.lanes import CURSOR_INTS
 
@@ -118,8 +117,6 @@ def read_bundles(stream: StreamConfig) -> list[tuple[Path, Manifest]]:
             f"stream {stream.name}: the result columns {repeated} are given twice: by two bundles, a "
             "scalar, or by us; run the bundles in two streams, or name the scalar otherwise"
         )
-    if len(found) > MAX_BUNDLES:
-        raise ConfigError(f"stream {stream.name}: at most {MAX_BUNDLES} bundles, got {len(found)}")
     return found
 
 
@@ -262,13 +259,8 @@ class Shared:
         return PageReader(self.pages[stage], getattr(self.layouts, stage))
 
 
-def combined_sha256(parts: list[str]) -> str:
-    """One hash for several, in order: the model version of a stream with several bundles."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
 def describe(spec: StageSpec) -> dict[str, Any]:
-    """The resolved stream in plain values, for the log, `check` and the files."""
+    """The resolved stream in plain values, for people."""
     ring = layouts(spec.settings, spec.columns).ring
     return {
         "stream": spec.stream,

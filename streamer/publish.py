@@ -38,18 +38,11 @@ class _Bound:
         """ConfigError if `hwm` is no bound (0 means endless to ZeroMQ) or the endpoint cannot be bound."""
         if hwm < 1:
             raise ConfigError(f"{endpoint}: the queue of messages must be bounded by 1 or more, got {hwm}")
-        port = endpoint.rpartition(":")[2]
-        if port.isdecimal() and int(port) > 65535:  # libzmq would bind port modulo 65536
-            raise ConfigError(f"cannot bind {endpoint}: the port must be from 0 to 65535; choose another")
         self.socket: Socket = (context or zmq.Context.instance()).socket(kind)
         self.socket.set(zmq.LINGER, sockets.LINGER_MS)
         self.socket.set(zmq.SNDHWM, hwm)
         self.socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
-        try:
-            self.endpoint = sockets.bind(self.socket, endpoint)
-        except ConfigError:
-            self.socket.close(0)
-            raise
+        self.endpoint = sockets.bind(self.socket, endpoint)
 
     def close(self) -> None:
         """What a reader has not taken after the linger time is lost."""

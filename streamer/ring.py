@@ -23,15 +23,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streamer.config import MAX_BUNDLES
 from streamer.memory import aligned, carve
 
 FREE, FILLING, READY, TAKEN, DONE = range(5)
 
-MAX_BUNDLES = 8  # bundles that one stream may run; their hashes stand in every slot header
-
 SLOT_DTYPE = np.dtype(
     [
-        ("seq", "u8"),  # number of the block, counted by ingest from 1; never reused within a run
+        ("seq", "u8"),  # number of the block, counted by ingest from 1; committed numbers are not used again
         ("state", "u4"),
         (
             "attempts",
@@ -40,7 +39,7 @@ SLOT_DTYPE = np.dtype(
         ("n", "u8"),  # events in the block
         ("end_of_train", "u4"),  # the block ends a train of several pulses: no reason to wait for more
         ("bundles", "u4"),  # how many of `sha256` are set
-        ("received_ns", "i8"),  # CLOCK_MONOTONIC when the last byte of its last message had come
+        ("received_ns", "i8"),  # CLOCK_MONOTONIC when the last byte of its first message had come
         ("received_at_s", "f8"),  # the same moment, unix time
         ("sha256", "u1", (MAX_BUNDLES, 32)),  # the bundles that made the results
     ],

@@ -170,7 +170,10 @@ class Compiler:
                 warnings.simplefilter("ignore")  # '1or 2' only warns; the tree is what counts
                 return ast.parse(" ".join(text.split()), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            self.problems.append(f"not a rule ({error}); {_ALLOWED}")
+            why = error.msg if isinstance(error, SyntaxError) else str(error)
+            if re.search(r"[^=<>!]=[^=]", text):
+                why = "a single '=' compares nothing; write '=='"
+            self.problems.append(f"not a rule ({why}); {_ALLOWED}")
             return None
 
     def truth(self, node: ast.expr, positive: bool, depth: int) -> Truth:

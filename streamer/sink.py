@@ -15,7 +15,7 @@ import zmq
 from streamer import sockets
 from streamer.archive import FAILOPEN, Archive, StoredBlock
 from streamer.columns import Array, split, typed
-from streamer.errors import FAILOPEN_REASONS, ConfigError, StoreError
+from streamer.errors import FAILOPEN_REASONS, StoreError
 from streamer.ledger import LATENCY_EDGES_S
 from streamer.plan import BundleRef, attached_names, columns_of, make_router
 from streamer.publish import KaraboBridgeResults, ResultsPublisher
@@ -23,12 +23,11 @@ from streamer.results import VERDICT_COLUMNS, ResultHeader
 from streamer.results import BundleRef as PublishedBundle
 from streamer.ring import DONE, FILLING, FREE, READY, TAKEN, encode_tokens
 from streamer.routing import VETO, failopen_code
-from streamer.stage import IDLE_MS, Stage, main
+from streamer.stage import IDLE_MS, RESCAN_NS, Stage, main
 from streamer.versions import all_versions, hashes
 
 OVERLOAD = failopen_code("overload")
 FIRST_FAILOPEN = failopen_code(FAILOPEN_REASONS[0])
-RESCAN_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Sink:
         context = zmq.Context()
         self.tokens = sockets.token_pull(context, spec.address("sink"))
         self.to_ingest = sockets.token_push(context, spec.address("free"))
-        self.publisher = ResultsPublisher(_required(spec.settings.publish.results), context=context)
+        self.publisher = ResultsPublisher(spec.settings.publish.results, context=context)
         self.bridge = self._open_bridge(context)
         self.poller = zmq.Poller()
         self.poller.register(self.tokens, zmq.POLLIN)
@@ -244,12 +243,6 @@ class Sink:
     def _outcome(self, counter: str, series: str, count: int, failed: dict[str, str]) -> None:
         name = f"shed.{failed[series]}" if series in failed else counter
         self.values[self.at[name]] += count
-
-
-def _required(endpoint: str | None) -> str:
-    if endpoint is None:
-        raise ConfigError("publish.results is not set")
-    return endpoint
 
 
 def run(stage: Stage) -> None:

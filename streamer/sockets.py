@@ -134,6 +134,14 @@ def ask(
         return answer
 
 
+def nothing_came(endpoint: str, kind: str) -> str:
+    """What to look at when a source is silent."""
+    return (
+        f"nothing has come from {endpoint} ({kind}). Is the server running there? "
+        "A REP server wants socket = REQ, PUB wants SUB, PUSH wants PULL"
+    )
+
+
 class Receiver:
     """The client side of a facility's server: whole multipart messages, for REQ, SUB and PULL.
 

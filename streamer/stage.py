@@ -16,16 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streamer import log
-from streamer.errors import ConfigError
+from streamer.errors import EXIT_CONFIG, EXIT_RESTART, ConfigError
 from streamer.ledger import Page
 from streamer.plan import Shared, StageSpec
 
-EXIT_RESTART = 70
-EXIT_CONFIG = 78
 # How long a stage may take after SIGTERM to finish what it holds.
 DRAIN_S = 10.0
 # Longest wait in a stage's loop: the rhythm of its sign of life and of looking at `stopping`.
 IDLE_MS = 100
+
+# Tokens can be lost with a dying peer; with nothing to do, a stage looks so often whether one was.
+RESCAN_NS = 1_000_000_000
 
 _PR_SET_PDEATHSIG = 1
 

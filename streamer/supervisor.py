@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from streamer.errors import ConfigError, StageError
+from streamer.errors import EXIT_CONFIG, ConfigError, StageError
 from streamer.ledger import PageReader
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ STOP_S = 20.0
 # A child that was ready starts again at once; one that fails before waits, twice as long each time.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 2.0
-
-EXIT_CONFIG = 78
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.assemble import PULSE_ID_END, Attach, Events, SourceSpec, assemble, parse_axes
+from streamer.assemble import MAX_PULSES, Attach, Events, SourceSpec, assemble, parse_axes
 from streamer.errors import FLAG_ATTACH_MISSING, FLAG_MODULE_MISSING, FrameError
 from streamer.wire.karabo_bridge import SourceData, Train, decode, encode
 
@@ -175,7 +175,7 @@ def test_pulse_ids_must_be_in_range(pulses):
 
 
 def test_more_pulses_than_ids_exist():
-    train = train_of({"D": {"image.data": np.zeros((PULSE_ID_END + 1, 1), "u2")}})
+    train = train_of({"D": {"image.data": np.zeros((MAX_PULSES + 1, 1), "u2")}})
     assert refused(train, spec_of("pulse bin", (1,), pulse_key=None)).reason == "pulse_id_range"
 
 
