@@ -13,6 +13,8 @@ which one, and the rules and the whole configuration, stand in its RUN section.
 import contextlib
 import json
 import logging
+import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
@@ -22,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 import streamer
-from streamer.errors import StoreError
+from streamer.errors import ConfigError, StoreError
 from streamer.log import Repeated
 from streamer.plan import FIXED_COLUMNS, BundleRef, StageSpec, attached_names, columns_of, make_router, routes
 from streamer.store.disk import free_bytes
@@ -104,6 +106,24 @@ class Archive:
         """Check before a run that its folders can be written and hold no other run. Raises ConfigError."""
         for series in self._series:
             series.prepare()
+
+    def claim(self) -> None:
+        """Make this run the only one of its number in this folder. Raises ConfigError if another has been.
+
+        The mark stays: two runs at once, on whatever hosts, would write over each other's files.
+        """
+        output, stream = self._spec.config.output, self._spec.stream
+        mark = output.directory / f"r{self._spec.config.run:04d}" / f".{stream}.run"
+        try:
+            with mark.open("x") as file:
+                file.write(f"{platform.node()} {os.getpid()} {self._spec.created}\n")
+        except FileExistsError as error:
+            raise ConfigError(
+                f"run {self._spec.config.run} in {output.directory} is another start's of stream {stream} "
+                f"({mark.read_text().strip()}); choose another run number or directory"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"output directory {mark.parent} cannot be used: {error.strerror}") from error
 
     def resume(self) -> None:
         """Bring the files to where the cursor says: at every start. Raises StoreError."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from models.bundle import Bundle, load_bundle
 from models.manifest import BundleError, Manifest
 from streamer.errors import ConfigError
-from streamer.plan import BundleRef, StageSpec, find_bundle
+from streamer.plan import BundleRef, StageSpec, find_bundle, pin_bundle
 from streamer.results import BundleRef as PublishedBundle
 from streamer.runner import Runner, make_runner
 from streamer.versions import hashes
@@ -82,7 +82,8 @@ class Swap:
 
     def _load(self) -> None:
         try:
-            self.loaded = load(self._spec, replace(self._old, self._name), self._frames)
+            refs = [pin_bundle(ref, Path(self._spec.folder)) for ref in replace(self._old, self._name)]
+            self.loaded = load(self._spec, refs, self._frames)
         except Exception as error:  # the main of a thread: whatever it was, the old bundles serve on
             self.error = str(error) or repr(error)
 

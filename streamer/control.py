@@ -102,8 +102,7 @@ def _private_folder(endpoint: str) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"control: cannot make the folder {folder}: {error.strerror}") from error
-    status = folder.stat()
-    if status.st_uid != os.getuid():
+    if any(path.stat().st_uid not in (0, os.getuid()) for path in (folder, folder.parent)):
         raise ConfigError(f"control: {folder} belongs to another user; set `control` in the configuration")
     return folder
 

@@ -12,6 +12,7 @@ move by token. This module builds the stages in data order; the `supervisor` kee
 in the same memory, says where every event went. `docs/life-of-an-event.md` tells the way in words.
 """
 
+import fcntl
 import logging
 import os
 import shutil
@@ -41,6 +42,7 @@ from streamer.plan import (
     StageSpec,
     layouts,
     make_router,
+    pin_bundles,
     read_bundles,
     source_spec,
 )
@@ -103,9 +105,14 @@ def resolve(config: RunConfig, stream: StreamConfig, fd: int, folder: Path) -> S
     )
     make_router(spec)
     if config.output.store:
-        sink = layouts(stream, spec.columns).sink
-        Archive(spec, np.zeros(sink.sizes["cursor"], np.int64)).prepare()
+        archive(spec).prepare()
     return spec
+
+
+def archive(spec: StageSpec) -> Archive:
+    """The stream's files before anything is in them."""
+    sink = layouts(spec.settings, spec.columns).sink
+    return Archive(spec, np.zeros(sink.sizes["cursor"], np.int64))
 
 
 class Pipeline:
@@ -117,6 +124,9 @@ class Pipeline:
     def __init__(self, config: RunConfig, output: IO[bytes] | None = None) -> None:
         self.config = config
         self.folder = Path(tempfile.mkdtemp(prefix="streamer-"))
+        # Programs that clean temporary folders leave a locked one alone.
+        self._folder_lock = os.open(self.folder, os.O_RDONLY)
+        fcntl.flock(self._folder_lock, fcntl.LOCK_SH)
         self.streams: dict[str, Stream] = {}
         try:
             for stream in config.stream:
@@ -133,7 +143,9 @@ class Pipeline:
 
     def _build(self, stream: StreamConfig) -> Stream:
         """Memory and child processes of one stream, in data order."""
-        spec = resolve(self.config, stream, -1, self.folder)
+        spec = pin_bundles(resolve(self.config, stream, -1, self.folder))
+        if self.config.output.store:
+            archive(spec).claim()
         fd = memory.create(f"streamer-{stream.name}", layouts(stream, spec.columns).size_bytes)
         spec = spec.model_copy(update={"fd": fd})
         path = self.folder / f"{stream.name}.json"
@@ -162,6 +174,7 @@ class Pipeline:
         for stream in self.streams.values():
             os.close(stream.spec.fd)  # the mapping lives as long as somebody looks at it
         shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._folder_lock)
 
     def start(self, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Start every stage and wait until all are ready. Raises ConfigError or StageError."""

@@ -5,6 +5,7 @@ addresses. The pipeline writes one `StageSpec` per stream as JSON; every stage r
 same layouts, so no layout travels. Imports no torch: ingest and sink start in a third of a second.
 """
 
+import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -96,6 +97,25 @@ def find_bundle(name: str) -> Path:
             return folder.resolve()
     shipped = sorted(p.name for p in SHIPPED_BUNDLES.iterdir()) if SHIPPED_BUNDLES.is_dir() else []
     raise ConfigError(f"no bundle {name!r}: neither a folder with a manifest.json nor one of {shipped}")
+
+
+def pin_bundle(ref: BundleRef, folder: Path) -> BundleRef:
+    """A copy of the bundle in the run's folder: training it again in place must not stop a restart."""
+    pinned = folder / "bundles" / ref.sha256
+    if not pinned.is_dir():
+        partial = pinned.with_suffix(".part")
+        shutil.copytree(ref.path, partial, dirs_exist_ok=True)
+        partial.rename(pinned)
+    return BundleRef(name=ref.name, path=str(pinned), sha256=ref.sha256)
+
+
+def pin_bundles(spec: StageSpec) -> StageSpec:
+    """The spec with every bundle copied to the run's folder. Raises ConfigError."""
+    try:
+        pinned = tuple(pin_bundle(ref, Path(spec.folder)) for ref in spec.bundles)
+    except OSError as error:
+        raise ConfigError(f"cannot copy the bundles to {spec.folder}: {error}; free space there") from error
+    return spec.model_copy(update={"bundles": pinned})
 
 
 def read_bundles(stream: StreamConfig) -> list[tuple[Path, Manifest]]:

@@ -9,6 +9,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -42,6 +43,7 @@ class Stage:
         self.shared = Shared(spec)
         self.page = Page(self.shared.pages[name], getattr(self.shared.layouts, name))
         self.log = logging.getLogger(f"{spec.stream}.{name}")
+        _allow_files()
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches the whole group; the supervisor decides
 
@@ -65,6 +67,12 @@ class Stage:
     def alive(self) -> None:
         """A sign of progress, given from the work loop and not from a timer: a hung loop gives none."""
         self.page.progress(time.monotonic_ns())
+
+
+def _allow_files() -> None:
+    """As many open files as we may have: idle connections must not keep the sink from opening a file."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def follow_parent(pid: int) -> None:
