@@ -181,6 +181,8 @@ def finish(report: dict[str, Any]) -> None:
     for name, stream in report["streams"].items():
         if not stream["received"]:
             console.print(f"[bold red]Nothing was received for stream {name}.[/] See the warnings above.")
+        if stream.get("store_errors"):
+            console.print(f"[bold red]The files of stream {name} refused something.[/] See the errors above.")
     console.print("The ledger closes." if report["closed"] else "[bold red]The ledger does NOT close.[/]")
     raise typer.Exit(0 if report["closed"] else 1)
 

@@ -182,7 +182,7 @@ def sink_layout(routes: Sequence[str], cursor_cells: int) -> PageLayout:
             *(f"failopen.{reason}" for reason in FAILOPEN_REASONS),
             "vetoed",
             *(f"shed.{reason}" for reason in SHED_REASONS),
-            "store_errors",
+            "store_errors",  # appends and closings that the files refused
             "unrecorded",  # events whose results the files could not take
             "latency",  # of events that inference never saw
             # state that must survive a crash
@@ -217,6 +217,7 @@ class StreamLedger:
     trains: int
     trains_empty: int
     unrecorded: int
+    store_errors: int
     latency_counts: tuple[int, ...]
 
     @property
@@ -275,6 +276,7 @@ def read_stream(ingest: PageReader, inference: PageReader, sink: PageReader) -> 
         vetoed=sink.get(out, "vetoed"),
         shed={reason: shed_in[reason] + shed_out[reason] for reason in SHED_REASONS},
         unrecorded=sink.get(out, "unrecorded"),
+        store_errors=sink.get(out, "store_errors"),
         latency_counts=tuple(latency.tolist()),
     )
 
@@ -302,6 +304,7 @@ def as_report(
         "out_of_order": ledger.out_of_order,
         "id_jumps": ledger.id_jumps,
         "unrecorded": ledger.unrecorded,
+        "store_errors": ledger.store_errors,
         "events_per_s": round(ledger.received / duration_s, 1) if duration_s > 0 else 0.0,
         "verdict_latency_s": {"p50": p50, "p99": p99},
         "bundles": list(bundles),

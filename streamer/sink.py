@@ -111,6 +111,7 @@ class Sink:
             self.archive.close()
         except StoreError as error:
             self.stage.log.error("files left at their full size, readable as they are: %s", error)
+            self.values[self.at["store_errors"]] += 1
         self.page.commit()
 
     def step(self) -> None:
