@@ -21,6 +21,12 @@ Buffer = NDArray[Any]
 # Most buffers one pwritev takes (Linux: UIO_MAXIOV 1024); -1 where the system does not say.
 _IOV_MAX = max(os.sysconf("SC_IOV_MAX"), 16)
 
+# What to do where no file can be opened at all.
+_OPEN_FILES = {
+    errno.EMFILE: "raise it for this process (ulimit -n, LimitNOFILE= in systemd), or close idle connections",
+    errno.ENFILE: "raise it for the machine (sysctl fs.file-max)",
+}
+
 
 def free_bytes(directory: Path) -> int:
     """Bytes an unprivileged process can still write on the file system of `directory`."""
@@ -39,6 +45,8 @@ def store_errors(path: Path, doing: str, needed_bytes: int = 0) -> Iterator[None
 
 def _explain(path: Path, doing: str, needed_bytes: int, error: OSError) -> str:
     cause = f"{doing} {path}: {error.strerror or error}"
+    if error.errno in _OPEN_FILES:
+        return f"{cause}; the limit of open files is reached, not the disk: {_OPEN_FILES[error.errno]}"
     try:
         space = f"{free_bytes(path.parent)} bytes are free"
     except OSError:

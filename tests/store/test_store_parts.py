@@ -1,5 +1,6 @@
 """The pure parts of the store: where events go, and how bytes get to the disk."""
 
+import errno
 import os
 from collections import Counter
 from pathlib import Path
@@ -159,3 +160,13 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         store_errors(tmp_path / "gone" / "f", "writing"),
     ):
         raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.EMFILE, "ulimit -n"), (errno.ENFILE, "fs.file-max")])
+def test_too_many_open_files_is_no_matter_of_the_disk(tmp_path: Path, number: int, remedy: str) -> None:
+    with (
+        pytest.raises(StoreError, match=f"limit of open files is reached.*{remedy}") as caught,
+        store_errors(tmp_path / "f", "opening", 7),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert "free space" not in str(caught.value)
