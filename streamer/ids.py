@@ -81,20 +81,32 @@ class TrainTracker:
         self._values[self._rejected] += 1
 
     def mark(self, train_ids: Ids, pulse_ids: Ids) -> None:
-        """Remember events as seen, after the commit that counts them. Idempotent."""
+        """Remember events as seen, after the commit that counts them. Idempotent.
+
+        Of the trains of one row the newest has it, with its own pulses only.
+        """
         rows = (train_ids // np.uint64(self._step) % WINDOW_TRAINS).astype(np.intp)
-        new = self._trains[rows] != train_ids.astype(np.int64) + 1  # 0 marks an unused row
-        if new.any():
-            self._seen[np.unique(rows[new])] = 0
-            self._trains[rows] = train_ids.astype(np.int64) + 1
+        entries = train_ids.astype(np.int64) + 1  # 0 marks an unused row
+        if not np.array_equal(self._trains[rows], entries):
+            newest = np.zeros(WINDOW_TRAINS, np.int64)
+            np.maximum.at(newest, rows, entries)
+            # Rows beyond the last train are of a clock that was set back since.
+            current = np.where(self._trains > self._values[self._last] + 1, 0, self._trains)
+            claimed = newest > current
+            self._seen[claimed] = 0
+            self._trains[claimed] = newest[claimed]
+            own = self._trains[rows] == entries
+            rows, pulse_ids = rows[own], pulse_ids[own]
         self._seen[rows, pulse_ids.astype(np.intp)] = 1
 
     def mark_train(self, train_id: int) -> None:
         """Remember that a train came of which nothing is kept: its pulses may still come."""
         row = self._row(train_id)
-        if int(self._trains[row]) != train_id + 1:
-            self._seen[row] = 0
-            self._trains[row] = train_id + 1
+        held = int(self._trains[row]) - 1
+        if held == train_id or train_id < held <= int(self._values[self._last]):
+            return
+        self._seen[row] = 0
+        self._trains[row] = train_id + 1
 
     def _row(self, train_id: int) -> int:
         return train_id // self._step % WINDOW_TRAINS

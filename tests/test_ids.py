@@ -224,6 +224,46 @@ def test_a_row_of_the_table_belongs_to_one_train_at_a_time(source: Source) -> No
     assert source.train(5 + WINDOW_TRAINS, [0, 1, 2, 3]) == [0, 1]
 
 
+def test_two_trains_of_one_row_in_one_block_keep_their_own_pulses(source: Source) -> None:
+    early, late = 5000, 5000 + WINDOW_TRAINS
+    for train, pulses in ((early, range(10)), (late, range(10, 20))):
+        source.tracker.arrive(train, np.array(pulses, np.uint64))
+    source.page.commit()
+    trains = np.repeat(np.array([early, late], np.uint64), 10)
+    for _ in range(2):  # after a crash the block is marked again
+        source.tracker.mark(trains, np.arange(20, dtype=np.uint64))
+    assert source.train(late, 20) == list(range(10)), "the pulses of the other train are not its own"
+    assert source.train(late, 20) == []
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["stored", "shed"])
+def test_a_stray_train_does_not_make_us_forget_a_recent_one(source: Source, kept: bool) -> None:
+    for train in range(10_000, 10_101):
+        source.train(train)
+    stray = 10_050 - 2 * WINDOW_TRAINS
+    if kept:
+        assert source.train(stray) == [0, 1, 2, 3]
+    else:
+        source.tracker.mark_train(stray)
+    assert source.train(10_050) == []
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["stored", "shed"])
+def test_after_a_reset_the_rows_of_the_old_clock_are_used_again(source: Source, kept: bool) -> None:
+    for train in (*range(50_000, 50_000 + WINDOW_TRAINS), 0, 1):
+        source.train(train)
+    assert source.get("last_train") == 1
+    if kept:
+        source.train(2)
+    else:
+        source.tracker.arrive(2, np.arange(PULSES, dtype=np.uint64))
+        source.page.commit()
+        source.tracker.mark_train(2)
+        assert source.train(2) == [0, 1, 2, 3]
+    assert source.train(2) == []
+    assert source.train(1) == []
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 1024])
 def test_duplicates_are_seen_at_any_step_of_the_machine(step: int) -> None:
     source = Source(step)
