@@ -5,6 +5,7 @@ index entry of its train says so. Which segment takes which events is decided in
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from streamer.store.spec import RunInfo, SeriesSpec
 _PAGE_BYTES = 4096
 # Beside the segment itself: headers and texts of a long configuration.
 _HEADER_BYTES = 1 << 20
+# What os.link says on file systems without hard links (exFAT, some network and FUSE file systems).
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Segment:
@@ -121,8 +124,29 @@ def create_segment(path: Path, spec: SeriesSpec, info: RunInfo, sequence: int, o
     with store_errors(path, "creating", needed), _removed_on_failure(part):
         exdf.create(part, spec, info, sequence, opened)
         claim(part)
-        os.rename(part, path)
+        _publish(part, path)
         sync_directory(path.parent)
+
+
+def _publish(part: Path, path: Path) -> None:
+    """Give the finished file its name, unless a file has that name already. Raises StoreError, OSError."""
+    try:
+        try:
+            os.link(part, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))  # an empty file holds the name
+            with _removed_on_failure(path):
+                os.rename(part, path)
+        else:
+            os.unlink(part)
+    except FileExistsError as error:
+        raise StoreError(
+            f"creating {path}: a file of this name is there already and is not overwritten; another run of "
+            "this number may be writing here: stop one of them, or move the file away, or choose another run "
+            "number or directory"
+        ) from error
 
 
 def claim(path: Path) -> None:

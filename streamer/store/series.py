@@ -6,7 +6,6 @@ appending the same events again stores them once. No clock, no sockets, no threa
 """
 
 import contextlib
-import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +39,7 @@ class Series:
         self._reserve_bytes = reserve_bytes
         self._capacity = Capacity(spec.rows, spec.trains)
         self._open: dict[_SegmentId, Segment] = {}
+        self._made: set[_SegmentId] = set()  # files of appends that do not count yet
         self._seen = Seen()
 
     def prepare(self) -> None:
@@ -107,6 +107,7 @@ class Series:
         except BaseException:
             self._take_back(pieces, before)
             raise
+        self._made.difference_update((piece.lane, piece.sequence) for piece in pieces)
         after.write(cursor)
 
     def roll(self, cursor: Cursor, info: RunInfo) -> None:
@@ -122,9 +123,8 @@ class Series:
         self._close_all(cursor)
         state = State.read(cursor)
         if not any(lane.opened for lane in state.lanes):
-            path = self._path(0, 0)
-            create_segment(path, replace(self._spec, rows=1, trains=1), self._info, 0, self._info.created)
-            close_file(path, sync=True)
+            self._create((0, 0), replace(self._spec, rows=1, trains=1), self._info.created)
+            close_file(self._path(0, 0), sync=True)
             state.with_lane(0, Lane(opened=1, closed=1)).write(cursor)
 
     def release(self) -> None:
@@ -182,8 +182,16 @@ class Series:
             check_space(self._spec, self._reserve_bytes)
             with store_errors(self._path(*key), "creating the directory of"):
                 self._directory(piece.lane).mkdir(parents=True, exist_ok=True)
-            create_segment(self._path(*key), self._spec, self._info, piece.sequence, exdf.utc_text(now))
+            self._create(key, self._spec, exdf.utc_text(now))
         return self._opened(key)
+
+    def _create(self, key: _SegmentId, spec: SeriesSpec, opened: str) -> None:
+        path = self._path(*key)
+        if key in self._made:  # a failed append could not remove it
+            with store_errors(path, "removing"):
+                path.unlink(missing_ok=True)
+        create_segment(path, spec, self._info, key[1], opened)
+        self._made.add(key)
 
     def _opened(self, key: _SegmentId) -> Segment:
         if key not in self._open:
@@ -205,7 +213,9 @@ class Series:
             ):  # the disk failed already; that error is the one to tell
                 if piece.sequence >= lane.opened:
                     self._discard(key)
-                    os.unlink(self._path(*key))
+                    if key in self._made:  # else the file that is there is not ours
+                        self._path(*key).unlink(missing_ok=True)
+                        self._made.discard(key)
                 elif key in self._open:
                     self._open[key].cut(lane)
 
@@ -227,6 +237,9 @@ class Series:
 
     def _remove_stray(self, path: Path) -> None:
         with store_errors(path, "looking at"):
+            if not path.stat().st_size:  # only held the name of a segment that was never finished
+                path.unlink()
+                return
             created = exdf.created(path)
             if created != self._info.created:
                 raise ConfigError(

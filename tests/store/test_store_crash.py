@@ -1,5 +1,6 @@
 """The store when it is killed, repeated, out of space, or finds what another left."""
 
+import errno
 import os
 import random
 import shutil
@@ -166,6 +167,43 @@ def test_files_of_another_start_are_not_removed(tmp_path: Path) -> None:
     other = Series(make_spec(tmp_path), replace(make_info(), created="20261121T000000Z"))
     with pytest.raises(ConfigError, match="belongs to another start of run 56"):
         other.resume(np.zeros_like(cursor))
+    assert read_events(tmp_path) == pairs((1, 3))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_of_another_run_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    first, cursor = start(tmp_path)
+    second, other_cursor = start(tmp_path)  # both found the folder empty
+    append(first, cursor, (1, 3))
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"S00000.h5: a file of this name .* choose another run number"):
+            append(second, other_cursor, (1, 5))
+    assert not other_cursor.any()
+    append(first, cursor, (2, 3))
+    first.close(cursor)
+    assert read_events(tmp_path) == pairs((1, 3), (2, 3))
+    assert len(list(tmp_path.glob("CORR*"))) == 1
+
+
+def test_a_kill_between_the_two_names_of_a_file_is_repaired(tmp_path: Path) -> None:
+    series, cursor = start(tmp_path)
+    before = cursor.copy()
+    append(series, cursor, (1, 3))
+    series.release()
+    (path,) = tmp_path.glob("*.h5")
+    os.link(path, f"{path}{exdf.PART}")
+    (tmp_path / exdf.file_name("streaks", 56, 1, 0)).touch()  # where a file system has no links
+    series.resume(before)
+    assert list(tmp_path.iterdir()) == []
+    append(series, before, (1, 3))
+    series.close(before)
     assert read_events(tmp_path) == pairs((1, 3))
 
 
