@@ -229,7 +229,7 @@ def test_train_id_of_the_pulses_when_metadata_has_none():
 
 
 @pytest.mark.parametrize(
-    "ids", [None, np.zeros(0, "u8"), np.zeros(2), np.array([-1, -1]), np.array([2**63], "u8")]
+    "ids", [None, np.zeros(0, "u8"), np.zeros(2), np.array([-1, -1]), np.array([2**63 - 1], "u8")]
 )
 def test_train_id_missing(ids):
     data = {"image.data": frames(2, 3, 4), "image.pulseId": [0, 1]}

@@ -14,8 +14,9 @@ Array = NDArray[Any]
 Buffer = memoryview | bytes
 Version = Literal["2.2", "2.1", "2.0", "1.0"]
 
-# Train ids are u8 in the result files and in the ledger; a signed reader must not see them turn negative.
-TRAIN_ID_END: Final = 2**63
+# Train ids are u8 in the result files and in the ledger; a signed reader must not see them turn negative, nor
+# overflow where it holds the id + 1 because 0 says 'none'.
+TRAIN_ID_END: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Train:
     def train_id(self, source: str) -> int | None:
         """The id that `source` states in its metadata; None if it states none or is absent.
 
-        Raises FrameError('bad_header') when the id is not an integer in 0 .. 2**63 - 1.
+        Raises FrameError('bad_header') when the id is not an integer in 0 .. 2**63 - 2.
         """
         data = self.sources.get(source)
         train_id = data.metadata.get("timestamp.tid") if data is not None else None
@@ -74,7 +75,7 @@ class Train:
         if type(train_id) is not int or not 0 <= train_id < TRAIN_ID_END:
             raise FrameError(
                 "bad_header",
-                f"metadata of source {source!r}: 'timestamp.tid' must be an integer in 0 .. 2**63 - 1, "
+                f"metadata of source {source!r}: 'timestamp.tid' must be an integer in 0 .. 2**63 - 2, "
                 f"got {str(train_id)[:40]!r} ({type(train_id).__name__}); check the sender",
             )
         return train_id

@@ -138,7 +138,7 @@ def test_image_data_is_an_array():
     assert train.sources["S"].arrays["k"].shape == (2,)
 
 
-@pytest.mark.parametrize("train_id", [True, 1.0, "5", -1, 2**63, [1]])
+@pytest.mark.parametrize("train_id", [True, 1.0, "5", -1, 2**63 - 1, 2**63, [1]])
 def test_train_id_must_be_an_integer_in_range(train_id):
     train = decode(properties_pair({}, metadata={"timestamp.tid": train_id}))
     with pytest.raises(FrameError, match=r"source 'S': 'timestamp\.tid' must be an integer") as caught:
@@ -147,7 +147,7 @@ def test_train_id_must_be_an_integer_in_range(train_id):
 
 
 def test_largest_train_id():
-    assert decode(properties_pair({}, metadata={"timestamp.tid": 2**63 - 1})).train_id("S") == 2**63 - 1
+    assert decode(properties_pair({}, metadata={"timestamp.tid": 2**63 - 2})).train_id("S") == 2**63 - 2
 
 
 OBJECTS = np.array([None]).dtype
