@@ -100,7 +100,7 @@ class TrainTracker:
         self._seen[rows, pulse_ids.astype(np.intp)] = 1
 
     def mark_train(self, train_id: int) -> None:
-        """Remember that a train came of which nothing is kept: its pulses may still come."""
+        """Remember that a train came of which nothing is kept, or without pulses: they may still come."""
         row = self._row(train_id)
         held = int(self._trains[row]) - 1
         if held == train_id or train_id < held <= int(self._values[self._last]):
@@ -125,7 +125,9 @@ class TrainTracker:
             return self._far_back(train_id)
         row = self._row(train_id)
         if int(self._trains[row]) != train_id + 1:
-            self._fill_gap(len(pulse_ids))
+            if train_id == int(values[self._last]):
+                return _IN_ORDER  # it came without pulses
+            self._fill_gap()
             return Arrival(late=True)
         fresh = self._seen[row, pulse_ids.astype(np.intp)] == 0
         return Arrival(late=train_id != int(values[self._last]), fresh=fresh)
@@ -141,9 +143,9 @@ class TrainTracker:
         values[self._stray] = train_id + 1
         return Arrival(late=True)
 
-    def _fill_gap(self, pulses: int) -> None:
+    def _fill_gap(self) -> None:
         """A late train was counted missing before; it is not."""
         values = self._values
-        if values[self._missing_trains] > 0 and pulses:
+        if values[self._missing_trains] > 0:
             values[self._missing_trains] -= 1
             values[self._missing] = max(0, int(values[self._missing]) - int(values[self._nominal]))

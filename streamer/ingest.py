@@ -218,6 +218,9 @@ class Ingest:
             events.flags |= np.uint32(FLAG_OUT_OF_ORDER)
         for start, stop in _runs(arrival, events.n):
             self._store(events, start, stop, received_ns, received_at_s)
+        if not events.n:
+            self.commit()
+            self.tracker.mark_train(events.train_id)  # its pulses may come in a message of their own
 
     def _count(self, events: Events, arrival: Arrival) -> None:
         again = 0 if arrival.fresh is None else int(events.n - np.count_nonzero(arrival.fresh))

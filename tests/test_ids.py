@@ -35,6 +35,8 @@ class Source:
         self.page.commit()
         fresh = ids if arrival.fresh is None else ids[arrival.fresh]
         self.tracker.mark(np.full(len(fresh), train_id, np.uint64), fresh)
+        if not len(ids):
+            self.tracker.mark_train(train_id)
         self.late = arrival.late
         return [int(i) for i in fresh]
 
@@ -192,6 +194,39 @@ def test_a_train_of_which_nothing_was_kept_was_not_missing(source: Source) -> No
     assert source.missing == (1, PULSES)
     source.tracker.mark_train(103)
     assert source.train(103) == [], "marking again forgets nothing"
+
+
+def test_pulses_that_come_after_their_train_came_without_are_neither_late_nor_were_missing(
+    source: Source,
+) -> None:
+    source.train(100)
+    source.train(105)
+    assert source.train(106, 0) == []
+    assert source.train(106) == [0, 1, 2, 3]
+    assert (source.missing, source.late) == ((4, 4 * PULSES), False)
+    source.train(107, 0)
+    source.train(108, 0)
+    assert source.train(107) == [0, 1, 2, 3]
+    assert source.missing == (4, 4 * PULSES)
+
+
+def test_a_train_without_pulses_is_not_late_after_a_crash_before_it_was_marked(source: Source) -> None:
+    source.train(100)
+    source.train(102)
+    source.tracker.arrive(103, np.zeros(0, np.uint64))
+    source.page.commit()
+    source.start()
+    assert source.train(103) == [0, 1, 2, 3]
+    assert (source.missing, source.late) == ((1, PULSES), False)
+
+
+def test_a_late_train_without_pulses_fills_its_gap_once(source: Source) -> None:
+    source.train(100)
+    source.train(103)
+    source.train(101, 0)
+    source.train(101, 0)
+    assert source.train(101) == [0, 1, 2, 3]
+    assert source.missing == (1, PULSES)
 
 
 def test_a_late_train_fills_the_gap_that_it_left(source: Source) -> None:

@@ -28,6 +28,7 @@ from streamer.ingest import Ingest
 from streamer.ring import DONE, FILLING, FREE, READY, encode_tokens
 from streamer.routing import KEEP, failopen_code
 from streamer.wire.karabo_bridge import encode
+from streamer.wire.types import TRAIN_ID_END
 
 BINS = 4096  # with blocks of 8 events the ring has the fewest slots allowed, 8
 
@@ -145,6 +146,17 @@ def test_a_late_train_is_flagged(stream: Line) -> None:
     assert stream.ledger().out_of_order == 2
 
 
+def test_sources_of_one_train_in_messages_of_their_own(stream: Line) -> None:
+    ingest = stream.ingest()
+    take(ingest, message(1, 4), message(5, 4))
+    for train in (6, 7):
+        take(ingest, encode({"MOTOR": {"x": 1}}, {"MOTOR": {"timestamp.tid": train}}), message(train, 4))
+    ledger = stream.ledger()
+    assert (ledger.received, ledger.out_of_order, ledger.missing_upstream) == (16, 0, 12)
+    for slot, _ in stream.shared.ring.left_in(READY):
+        assert not stream.shared.ring.flags[slot, : int(stream.shared.ring.n[slot])].any()
+
+
 def test_only_the_new_pulses_of_a_repeated_train_are_stored(stream: Line) -> None:
     ingest = stream.ingest()
     take(ingest, message(1, [0, 2, 4]))
@@ -219,6 +231,15 @@ def test_a_shed_train_that_comes_again_was_not_missing(narrow: Line) -> None:
     drain(ingest, narrow.inference(), narrow.sink())
     take(ingest, wide(10, 3))
     assert narrow.ledger().missing_upstream == 3
+
+
+def test_the_largest_train_id_is_stored_and_shed_like_any_other(narrow: Line) -> None:
+    ingest = narrow.ingest()
+    for train in (*range(TRAIN_ID_END - 9, TRAIN_ID_END + 1), TRAIN_ID_END - 1):
+        take(ingest, wide(train, 3))
+    ledger = narrow.ledger()
+    assert (ledger.rejected["bad_header"], ledger.accepted) == (1, 10)
+    assert (ledger.received, ledger.shed["ring_full"], ledger.in_flight) == (30, 6, 24)
 
 
 def test_told_to_wait_it_reads_no_more_until_a_slot_is_free(folder: Path) -> None:
