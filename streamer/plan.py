@@ -143,12 +143,18 @@ def read_bundles(stream: StreamConfig) -> list[tuple[Path, Manifest]]:
 def check_input(stream: StreamConfig, manifest: Manifest) -> None:
     """Refuse a bundle that was not made for the stream's events. Raises ConfigError."""
     shape, dtype = tuple(stream.source.shape), stream.source.dtype
-    if tuple(manifest.input_shape) != shape or manifest.input_dtype != dtype:
+    # Preprocessing begins in float32 whatever comes; but counts are not calibrated intensities.
+    same_kind = _is_float(manifest.input_dtype) == _is_float(dtype)
+    if tuple(manifest.input_shape) != shape or not same_kind:
         raise ConfigError(
             f"stream {stream.name}: bundle {manifest.name} takes {manifest.input_dtype} events of shape "
             f"{list(manifest.input_shape)}, the stream has {dtype} of {list(shape)}; "
             "correct source.shape and source.dtype, or choose another bundle"
         )
+
+
+def _is_float(dtype: str) -> bool:
+    return np.dtype(dtype).kind == "f"
 
 
 def parse_attach(text: str) -> Attach:
