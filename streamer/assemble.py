@@ -1,31 +1,28 @@
 """From a decoded train to the events of one configured stream.
 
-Owns what the wire leaves open: which frame belongs to which pulse, how modules that come as separate sources
-are put together, which scalars go with an event. The order of axes is configuration, read by `wire.axes`.
+Owns what the wire leaves open: which frame belongs to which pulse, which scalars go with an event. Modules
+that come as separate sources are put side by side by `align`. The order of axes is configuration, read by
+`wire.axes`.
 
 Pure: no sockets, no clock, no torch. Frames are copied once, by `Events.copy_into`, from the received
 message to where the caller wants them.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.align import MAX_MODULE_SOURCES, Part, align, mark_missing_modules
 from streamer.attach import Attach, attached
 from streamer.errors import FLAG_MODULE_MISSING, FrameError
 from streamer.ids import MAX_PULSES
+from streamer.wire.arrays import show
 from streamer.wire.axes import Axes, fitting_axes, parse_axes
 from streamer.wire.types import TRAIN_ID_END, Array, SourceData, Train
 
 __all__ = ["Attach", "Axes", "Events", "SourceSpec", "assemble", "parse_axes"]
-
-MAX_MODULE_SOURCES: Final = 64  # bits in the mask of missing modules; the largest detectors have 16
-
-# Half of a first-level cache. Where pulses are the last axis on the wire, tiles make the copy of a train of
-# 134 MB 3 times as fast as one np.copyto (190 against 560 ms on one core).
-_TILE_BYTES: Final = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,42 +59,6 @@ class SourceSpec:
 
 
 @dataclass(slots=True, eq=False)
-class _Part:
-    """What one source has for the events: frames [P, *source event axes] in wire order, pulse ids [P] u8.
-
-    `rows` [n] says which frame an event takes, -1 for none; None says that they are the same, one by one.
-    """
-
-    frames: Array
-    pulse_ids: NDArray[np.uint64]
-    rows: NDArray[np.intp] | None = None
-
-    def copy_into(self, out: Array, start: int, stop: int) -> None:
-        """Frames of events start .. stop to out [stop - start, ...]; zeros where there is none."""
-        if self.rows is None:
-            _copy(out, self.frames[start:stop])
-            return
-        for target, row in zip(out, self.rows[start:stop], strict=True):
-            if row < 0:
-                target[...] = 0
-            else:
-                np.copyto(target, self.frames[row], casting="equiv")
-
-
-def _copy(out: Array, frames: Array) -> None:
-    """Frames [N, (modules,) slow, fast] or [N, bins] to `out`; tiles keep to the cache where axes change."""
-    if frames.flags.c_contiguous or frames.ndim < 3:
-        np.copyto(out, frames, casting="equiv")
-    elif frames.ndim == 4:
-        for module in range(frames.shape[1]):
-            _copy(out[:, module], frames[:, module])
-    else:
-        rows = max(1, _TILE_BYTES // max(1, out[:, :1].nbytes))
-        for row in range(0, frames.shape[1], rows):
-            np.copyto(out[:, row : row + rows], frames[:, row : row + rows], casting="equiv")
-
-
-@dataclass(slots=True, eq=False)
 class Events:
     """The events of one stream in one train; their frames stay in the message until `copy_into`.
 
@@ -114,7 +75,7 @@ class Events:
     source_present: bool  # False: none of the stream's sources is in the message
     n: int
     _spec: SourceSpec
-    _parts: list[_Part | None]  # one, or one per module; None for a module that did not come
+    _parts: list[Part | None]  # one, or one per module; None for a module that did not come
 
     def copy_into(self, out: Array, start: int, stop: int) -> None:
         """Copies the frames of events start .. stop to out[: stop - start], [at least that, *event_shape].
@@ -150,20 +111,19 @@ def assemble(train: Train, spec: SourceSpec) -> Events:
             "expected 1 or more: number the trains from 1 at the sender",
         )
     parts = [_part(source, train.sources.get(source), spec) for source in spec.sources]
-    pulse_ids, duplicates = _align(parts)
-    n = len(pulse_ids)
+    aligned = align(parts)
+    n = len(aligned.pulse_ids)
     flags, missing_modules = np.zeros(n, np.uint32), np.zeros(n, np.uint64)
     if spec.stacks:
-        _mark_missing_modules(parts, missing_modules)
+        mark_missing_modules(parts, missing_modules)
         flags[missing_modules != 0] |= np.uint32(FLAG_MODULE_MISSING)
-    rows = parts[0].rows if len(parts) == 1 and parts[0] is not None else None
     return Events(
         train_id=train_id,
-        pulse_ids=pulse_ids,
+        pulse_ids=aligned.pulse_ids,
         flags=flags,
-        attached=attached(train, spec.attach, n, rows, flags),
+        attached=attached(train, spec.attach, n, aligned.rows, flags),
         missing_modules=missing_modules,
-        duplicates=duplicates,
+        duplicates=aligned.duplicates,
         source_present=parts.count(None) < len(parts),
         n=n,
         _spec=spec,
@@ -177,9 +137,7 @@ def absent(train: Train, spec: SourceSpec) -> str:
     source = train.sources.get(name)
     there = sorted(train.sources if source is None else [*source.arrays, *source.values])
     where = "the message" if source is None else f"source {name}"
-    return (
-        f"no event of {name}[{spec.key}] in this train; {where} holds: {', '.join(there[:20]) or 'nothing'}"
-    )
+    return f"no event of {name}[{spec.key}] in this train; {where} holds: {_first(there, 20) or 'nothing'}"
 
 
 def _train_id(train: Train, spec: SourceSpec) -> int:
@@ -217,7 +175,7 @@ def _train_id_of_pulses(data: SourceData, spec: SourceSpec) -> int | None:
     return first if 0 <= first < TRAIN_ID_END else None
 
 
-def _part(source: str, data: SourceData | None, spec: SourceSpec) -> _Part | None:
+def _part(source: str, data: SourceData | None, spec: SourceSpec) -> Part | None:
     """What one source has for the events; None if it did not come."""
     if data is None:
         return None
@@ -242,10 +200,10 @@ def _part(source: str, data: SourceData | None, spec: SourceSpec) -> _Part | Non
         frames = frames[np.newaxis]
     if frames.shape[1:] != spec.part_shape:
         raise _shape_error(source, wire_shape, spec)
-    return _Part(frames, _pulse_ids(source, data, spec, len(frames)))
+    return Part(frames, _pulse_ids(source, data, spec, len(frames)))
 
 
-def _part_without_pulses(source: str, data: SourceData, spec: SourceSpec) -> _Part:
+def _part_without_pulses(source: str, data: SourceData, spec: SourceSpec) -> Part:
     """No events, if nothing of the key's group came.
 
     Trains without pulses come with all other groups of keys of a detector (header, detector, trailer), or
@@ -253,7 +211,7 @@ def _part_without_pulses(source: str, data: SourceData, spec: SourceSpec) -> _Pa
     """
     if any(key.startswith(spec.group) for keys in (data.arrays, data.values) for key in keys):
         raise _no_array(source, data, spec)
-    return _Part(np.empty((0, *spec.part_shape), spec.dtype), np.empty(0, np.uint64))
+    return Part(np.empty((0, *spec.part_shape), spec.dtype), np.empty(0, np.uint64))
 
 
 def _no_array(source: str, data: SourceData, spec: SourceSpec) -> FrameError:
@@ -340,57 +298,13 @@ def _kind(value: Any) -> str:
     return str(value.dtype) if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def _align(parts: list[_Part | None]) -> tuple[NDArray[np.uint64], int]:
-    """The pulse ids of the events and the number of duplicates; sets `rows` of the parts where needed.
-
-    One source keeps the order of the wire. Modules that differ are aligned by pulse id: their union, sorted.
-    """
-    present = list(filter(None, parts))
-    if not present:
-        return np.zeros(0, np.uint64), 0
-    if len(present) == 1:
-        return _first_of_each(present[0])
-    first = present[0].pulse_ids
-    if _rising(first) and all(np.array_equal(first, part.pulse_ids) for part in present[1:]):
-        return first, 0
-    union = np.unique(np.concatenate([part.pulse_ids for part in present]))
-    duplicates = 0
-    for part in present:
-        unique, index = np.unique(part.pulse_ids, return_index=True)
-        part.rows = np.full(len(union), -1, np.intp)
-        part.rows[np.searchsorted(union, unique)] = index
-        duplicates = max(duplicates, len(part.pulse_ids) - len(unique))
-    return union, duplicates
-
-
-def _first_of_each(part: _Part) -> tuple[NDArray[np.uint64], int]:
-    """`_align` for one source: of the frames of one pulse the first stays."""
-    ids = part.pulse_ids
-    if _rising(ids):
-        return ids, 0
-    _, rows = np.unique(ids, return_index=True)
-    if len(rows) == len(ids):
-        return ids, 0
-    rows.sort()
-    part.rows = rows
-    return ids[rows], len(ids) - len(rows)
-
-
-def _rising(ids: NDArray[np.uint64]) -> bool:
-    return len(ids) < 2 or bool((ids[1:] > ids[:-1]).all())
-
-
-def _mark_missing_modules(parts: list[_Part | None], mask: NDArray[np.uint64]) -> None:
-    """Sets bit m of event i where module m has no frame for it; mask [n]."""
-    for module, part in enumerate(parts):
-        bit = np.uint64(1 << module)
-        if part is None:
-            mask |= bit
-        elif part.rows is not None:
-            mask[part.rows < 0] |= bit
-
-
-def _first(names: Any) -> str:
+def _first(names: Any, most: int = 8) -> str:
     """Some of many names from the network, for a message."""
     names = list(names)
-    return ", ".join(str(name)[:80] for name in names[:8]) + (", ..." if len(names) > 8 else "")
+    return ", ".join(map(_printable, names[:most])) + (", ..." if len(names) > most else "")
+
+
+def _printable(name: Any) -> str:
+    """A name as it is; one with what a terminal would act on, or a log take for a line of its own, quoted."""
+    text = str(name)[:80]
+    return text if text.isprintable() else show(text)

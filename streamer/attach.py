@@ -25,14 +25,19 @@ class Attach:
 def attached(
     train: Train, attach: tuple[Attach, ...], n: int, rows: NDArray[np.intp] | None, flags: NDArray[np.uint32]
 ) -> NDArray[np.float64]:
-    """The attached scalars, [n, len(attach)]; flags the events where one did not come."""
+    """The attached scalars, [n, len(attach)]; flags the events where one did not come.
+
+    `rows` [n] as in `align.Aligned`: with -1 in it a vector cannot be placed; a scalar still holds.
+    """
     if not attach:
         return np.empty((n, 0))
+    needed = n if rows is None or not n else int(rows.max()) + 1
+    placed = rows is None or not n or int(rows.min()) >= 0
     values_nk = np.full((n, len(attach)), np.nan)
     for column, one in enumerate(attach):
         values = _numbers(train.sources.get(one.source), one.key)
-        needed = n if rows is None or not n else int(rows[-1]) + 1
-        if values is None or (values.ndim == 1 and len(values) < needed) or values.ndim > 1:
+        unfit = values is not None and values.ndim > 0 and not (placed and len(values) >= needed)
+        if values is None or values.ndim > 1 or unfit:
             flags |= np.uint32(FLAG_ATTACH_MISSING)
         elif values.ndim == 0:
             values_nk[:, column] = values

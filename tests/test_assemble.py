@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.assemble import MAX_PULSES, Attach, Events, SourceSpec, assemble, parse_axes
+from streamer.assemble import MAX_PULSES, Attach, Events, SourceSpec, absent, assemble, parse_axes
 from streamer.errors import FLAG_ATTACH_MISSING, FLAG_MODULE_MISSING, FrameError
 from streamer.wire.karabo_bridge import SourceData, Train, decode, encode
 
@@ -213,8 +213,8 @@ def test_of_duplicated_pulses_the_first_stays():
 
 
 def test_absent_source_and_no_pulses_are_legal():
-    absent = assemble(train_of({"other": {"x": 1}}), spec_of())
-    assert (absent.n, absent.source_present, absent.train_id) == (0, False, 7)
+    none = assemble(train_of({"other": {"x": 1}}), spec_of())
+    assert (none.n, none.source_present, none.train_id) == (0, False, 7)
     empty = assemble(one(frames(0, 3, 4)), spec_of())
     assert (empty.n, empty.source_present, empty.pulse_ids.dtype) == (0, True, np.dtype("u8"))
     without_ids = assemble(train_of({"D": {"image.data": frames(0, 3, 4)}}), spec_of())
@@ -263,6 +263,20 @@ def test_key_missing_says_what_is_there():
     error = refused(train_of({"D": {"image.adc": frames(1, 3, 4), "n": 1}}), spec_of())
     assert error.reason == "key_missing"
     assert "D has no key 'image.data', only image.adc, n" in str(error)
+
+
+def test_names_from_the_network_cannot_forge_the_log():
+    forged = "x\n2026 ERROR all is lost \x1b[2J\x9b\u202e"
+    texts = [
+        absent(train_of({forged: {"a": 1}}), spec_of()),
+        absent(train_of({"D": {forged: 1}}), spec_of()),
+        str(refused(train_of({"D": {"image.adc": 1, forged: 1}}), spec_of())),
+        str(refused(train_of({"D": {"image.data": frames(1, 3, 4), forged: 1}}), spec_of())),
+        str(refused(train_of({forged: {"a": 1}}, train_id=None), spec_of())),
+    ]
+    for text in texts:
+        assert text.isprintable()
+        assert "x\\n2026 ERROR all is lost \\x1b[2J" in text
 
 
 def test_key_missing_where_only_a_value_of_its_group_came():
@@ -355,8 +369,8 @@ def modules(pulses: dict[int, list[int]], data: np.ndarray) -> Train:
     )
 
 
-def module_spec(n: int, axes: str = "pulse slow fast") -> SourceSpec:
-    return spec_of(axes, (n, 3, 4), sources=tuple(DET.format(m) for m in range(n)))
+def module_spec(n: int, axes: str = "pulse slow fast", attach: tuple[Attach, ...] = ()) -> SourceSpec:
+    return spec_of(axes, (n, 3, 4), sources=tuple(DET.format(m) for m in range(n)), attach=attach)
 
 
 def test_modules_are_stacked():
@@ -456,6 +470,43 @@ def test_attached_source_that_did_not_come():
     events = assemble(one(frames(2, 3, 4)), spec_of(attach=(Attach("a", "XGM", "data.e"),)))
     assert np.isnan(events.attached).all()
     assert events.flags.tolist() == [FLAG_ATTACH_MISSING] * 2
+
+
+@pytest.mark.parametrize(
+    ("pulses", "expected", "attached"),
+    [
+        ({0: [3, 1, 2], 1: [3, 1, 2]}, [1, 2, 3], [1, 2, 0]),
+        ({0: [1, 1, 2], 1: [1, 1, 2]}, [1, 2], [0, 2]),
+        ({0: [1, 2], 1: [1, 2]}, [1, 2], [0, 1]),
+        ({1: [3, 1, 1]}, [3, 1], [0, 1]),
+        ({0: [2, 1], 1: []}, [1, 2], [1, 0]),
+        ({0: [1, 2], 1: [2, 3]}, [1, 2, 3], None),
+        ({0: [1, 2], 1: [2, 1]}, [1, 2], None),
+        ({0: [1, 1, 2], 1: [1, 2, 2]}, [1, 2], None),
+        ({0: [], 1: []}, [], []),
+    ],
+)
+def test_attached_vectors_follow_the_modules(pulses, expected, attached):
+    """Entry i goes with frame i on the wire; where modules have different pulses there, with none."""
+    train = modules(pulses, frames(4, 2, 3, 4))
+    train.sources["X"] = SourceData({"scalar": 7}, {"vector": np.arange(4.0)}, {})
+    spec = module_spec(2, attach=(Attach("v", "X", "vector"), Attach("s", "X", "scalar")))
+    events = assemble(train, spec)
+    assert events.pulse_ids.tolist() == expected
+    np.testing.assert_array_equal(
+        events.attached[:, 0], [np.nan] * len(expected) if attached is None else attached
+    )
+    assert events.attached[:, 1].tolist() == [7] * len(expected)
+    missing = (events.flags & FLAG_ATTACH_MISSING) != 0
+    assert missing.tolist() == [attached is None] * len(expected)
+
+
+def test_a_vector_shorter_than_the_frames_it_goes_with_is_missing():
+    train = modules({0: [3, 1, 2], 1: [3, 1, 2]}, frames(4, 2, 3, 4))
+    train.sources["X"] = SourceData({}, {"vector": np.arange(2.0)}, {})
+    events = assemble(train, module_spec(2, attach=(Attach("v", "X", "vector"),)))
+    assert np.isnan(events.attached).all()
+    assert events.flags.tolist() == [FLAG_ATTACH_MISSING] * 3
 
 
 @pytest.mark.parametrize(
