@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from streamer.align import MAX_MODULE_SOURCES
 from streamer.errors import ConfigError
 
 MAX_BUNDLES = 8  # of one stream; their hashes stand in the header of every slot
@@ -42,7 +43,7 @@ class SourceConfig(Strict):
     socket: Literal["REQ", "SUB", "PULL"] = "REQ"
     """The client side of the server's REP, PUB or PUSH."""
     source: str | tuple[str, ...]
-    """Name of the source; `{0..15}` in it, or a list, stacks one source per module in that order."""
+    """Name of the source; `{0..15}` in it, or a list, stacks at most 64, one per module in that order."""
     key: str
     """Name of the array, e.g. image.data."""
     pulse_key: str | None = None
@@ -52,10 +53,19 @@ class SourceConfig(Strict):
     shape: tuple[Annotated[int, Field(ge=1, le=65536)], ...]
     """Shape of one event: [slow, fast], [modules, slow, fast] or [bins]."""
     dtype: Dtype
-    train_id_step: Annotated[int, Field(ge=1)] = 1
+    train_id_step: Annotated[int, Field(ge=1, le=2**31)] = 1
     """Distance of neighbouring train ids; 1 at European XFEL."""
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**40)] = 2**31
     """A larger part of a message is refused by ZeroMQ before it is read, and the sender disconnected."""
+
+    @field_validator("source")
+    @classmethod
+    def _countable(cls, source: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        names = (source,) if isinstance(source, str) else source
+        count = sum(len(expand(name)) for name in names)
+        if not 1 <= count <= MAX_MODULE_SOURCES:
+            raise ValueError(f"expected 1 to {MAX_MODULE_SOURCES} sources, one per module, got {count}")
+        return source
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -214,11 +224,16 @@ def _repeated(what: str, values: list[str]) -> list[str]:
 
 
 def expand(name: str) -> list[str]:
-    """`A/{0..2}CH` -> A/0CH, A/1CH, A/2CH."""
+    """`A/{0..2}CH` -> A/0CH, A/1CH, A/2CH. Raises ValueError for a range of none or too many."""
     match = _RANGE.search(name)
     if match is None:
         return [name]
     first, last = int(match[1]), int(match[2])
+    if not 1 <= last - first + 1 <= MAX_MODULE_SOURCES:
+        raise ValueError(
+            f"{match[0]} names {max(0, last - first + 1)} sources; expected 1 to {MAX_MODULE_SOURCES}, "
+            "one per module, the lowest first"
+        )
     return [name[: match.start()] + str(i) + name[match.end() :] for i in range(first, last + 1)]
 
 

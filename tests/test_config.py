@@ -146,6 +146,39 @@ def test_sixteen_modules_and_a_list() -> None:
     assert (len(sources), sources[0], sources[15], sources[16]) == (17, "D/0CH0", "D/15CH0", "E")
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ('"A/{0..64}"', r"\{0\.\.64\} names 65 sources; expected 1 to 64, one per module, the lowest first"),
+        ('"A/{0..40000000000}CH"', "names 40000000001 sources"),
+        (f'"A/{{0..{"9" * 5000}}}"', "limit"),
+        ('"A/{5..3}"', "names 0 sources"),
+        ('["A/{0..63}", "B"]', "expected 1 to 64 sources, one per module, got 65"),
+        (str([f"A/{i}" for i in range(65)]), "got 65"),
+        ("[]", "got 0"),
+    ],
+)
+def test_more_sources_than_modules_can_be_are_refused_before_they_are_listed(
+    source: str, message: str
+) -> None:
+    text = refused(stream().replace('"A/B/C:output"', source))
+    assert re.search("stream.0.source.source: .*" + message, text)
+
+
+def test_sixty_four_modules_are_fine() -> None:
+    text = stream().replace('"A/B/C:output"', '"A/{1..64}"')
+    assert len(parse(text, "run.toml").stream[0].source.sources) == 64
+
+
+@pytest.mark.parametrize(("step", "fine"), [(2**31, True), (2**31 + 1, False), (2**64, False), (0, False)])
+def test_the_step_of_train_ids_is_bounded(step: int, fine: bool) -> None:
+    text = stream() + f"train_id_step = {step}"
+    if fine:
+        assert parse(text, "run.toml").stream[0].source.train_id_step == step
+    else:
+        assert "stream.0.source.train_id_step" in refused(text)
+
+
 def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*no\.toml.*No such file"):
         load(tmp_path / "no.toml")
