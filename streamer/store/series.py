@@ -39,6 +39,7 @@ class Series:
         self._reserve_bytes = reserve_bytes
         self._capacity = Capacity(spec.rows, spec.trains)
         self._open: dict[_SegmentId, Segment] = {}
+        self._device: int | None = None  # where the directory lay at the start
         self._made: set[_SegmentId] = set()  # files of appends that do not count yet
         self._seen = Seen()
 
@@ -68,6 +69,7 @@ class Series:
         StoreError, and ConfigError if files of another start of this run are in the way.
         """
         self.release()
+        self._device = _device(self._spec.directory)
         state = State.read(cursor)
         for path, match in self._files():
             if match["part"]:
@@ -91,12 +93,13 @@ class Series:
         `select`.
 
         Train ids must not decrease within one append. `now` in unix seconds. On return the events are in the
-        files and `cursor` names them. On StoreError nothing of the append counts and `cursor` is as before.
+        files and `cursor` names them. On StoreError nothing of the append counts and `cursor` is as before,
+        save that files removed from outside are given up; later appends go to new ones.
         """
         block = Block(self._spec, (train_ids, pulse_ids), rows, select)
         if not len(block.train_ids):
             return
-        before = self._finish(State.read(cursor), sync=False)  # no wait for the disk amid the events
+        before = self._finish(cursor, sync=False)  # no wait for the disk amid the events
         trains = lanes.trains_of(block.train_ids)
         pieces, after = lanes.plan(before, self._capacity, trains, self._stored(before, trains.ids))
         try:
@@ -138,20 +141,47 @@ class Series:
         for number, lane in enumerate(state.lanes):
             state = state.with_lane(number, replace(lane, is_open=0))
         state.write(cursor)
-        self._finish(state, sync=True).write(cursor)
+        self._finish(cursor, sync=True).write(cursor)
 
-    def _finish(self, state: State, sync: bool) -> State:
-        """Close the segments that filled up in an earlier append, whose cursor is durable by now."""
+    def _finish(self, cursor: Cursor, sync: bool) -> State:
+        """Close the segments that filled up in an earlier append, whose cursor is durable by now.
+
+        Raises StoreError, also once for files that are not there any more; `cursor` then knows it.
+        """
+        state = State.read(cursor)
+        lost: list[_SegmentId] = []
         for number, lane in enumerate(state.lanes):
+            if lane.is_open and self._is_removed((number, lane.sequence)):
+                lane = replace(lane, is_open=0)
             for sequence in lane.pending:
-                self._discard((number, sequence))
-                path = self._path(number, sequence)
-                if path.exists():  # else taken away from outside: nothing to close
-                    close_file(path, sync)
+                if not self._close_one((number, sequence), sync):
+                    lost.append((number, sequence))
             if lane.pending:
                 closed = replace(lane, closed=lane.pending.stop) if lane.is_open else lane.all_closed()
                 state = state.with_lane(number, closed)
+        if lost:
+            state.write(cursor)
+            for key in lost:
+                self._discard(key)
+            names = ", ".join(str(self._path(*key)) for key in lost)
+            raise StoreError(
+                f"{names} was removed or moved away during the run, with the events that it held; "
+                "later events go to new files; leave the output directory alone while a run is on"
+            )
         return state
+
+    def _close_one(self, key: _SegmentId, sync: bool) -> bool:
+        """Give a segment its final size; False, and it stays open, if its file is gone."""
+        path = self._path(*key)
+        with store_errors(path, "closing"):
+            if self._is_removed(key) or not path.exists():
+                return False
+        self._discard(key)  # before another file takes its place
+        close_file(path, sync)
+        return True
+
+    def _is_removed(self, key: _SegmentId) -> bool:
+        return key in self._open and self._open[key].removed
 
     def _stored(self, state: State, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which of the trains a main lane has an entry for. Only late trains need a look into the files."""
@@ -179,11 +209,23 @@ class Series:
         key = (piece.lane, piece.sequence)
         if piece.row == 0:  # its first events
             self._discard(key)
+            self._make_directory(piece.lane)
             check_space(self._spec, self._reserve_bytes)
-            with store_errors(self._path(*key), "creating the directory of"):
-                self._directory(piece.lane).mkdir(parents=True, exist_ok=True)
             self._create(key, self._spec, exdf.utc_text(now))
         return self._opened(key)
+
+    def _make_directory(self, lane: int) -> None:
+        """Also one that was removed during the run, but not on the disk below an empty mount point."""
+        directory = self._directory(lane)
+        with store_errors(directory, "creating the directory"):
+            if directory.is_dir():
+                return
+            above = next((there for there in directory.parents if there.exists()), directory)
+            if self._device not in (None, _device(above)):
+                raise StoreError(
+                    f"{directory} is gone and {above} lies on another disk than at the start; mount it again"
+                )
+            directory.mkdir(parents=True, exist_ok=True)
 
     def _create(self, key: _SegmentId, spec: SeriesSpec, opened: str) -> None:
         path = self._path(*key)
@@ -224,7 +266,7 @@ class Series:
             return lane
         path = self._path(number, lane.sequence)
         if not path.exists():
-            return replace(lane, is_open=0)  # taken away from outside; what is to come can still be stored
+            return replace(lane, is_open=0)  # taken away from outside: the next call says so
         segment = Segment(path, self._spec)
         segment.cut(lane)
         if segment.can_go_on:
@@ -263,6 +305,14 @@ class Series:
 
     def _path(self, lane: int, sequence: int) -> Path:
         return self._directory(lane) / exdf.file_name(self._spec.name, self._info.run, lane, sequence)
+
+
+def _device(directory: Path) -> int | None:
+    """Which file system a directory lies on; None if it does not exist."""
+    try:
+        return directory.stat().st_dev
+    except OSError:
+        return None
 
 
 def _known(state: State, match: Any) -> bool:

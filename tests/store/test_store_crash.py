@@ -224,9 +224,86 @@ def test_a_file_taken_away_does_not_stop_the_rest(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.h5")
     path.unlink()
     series.resume(cursor)
+    with pytest.raises(StoreError, match=r"S00000.h5 was removed or moved away"):
+        append(series, cursor, (2, 3))
     append(series, cursor, (2, 3))
     series.close(cursor)
     assert read_events(tmp_path) == pairs((2, 3))
+
+
+@pytest.mark.parametrize("folder", ["file", "directory", "parent"])
+def test_what_is_removed_during_a_run_is_told_once_and_the_rest_is_stored(
+    tmp_path: Path, folder: str
+) -> None:
+    directory = tmp_path / "out" / "r0056"
+    series, cursor = start(directory)
+    append(series, cursor, (1, 3))
+    if folder == "file":
+        next(directory.glob("*.h5")).unlink()
+    else:
+        shutil.rmtree(directory if folder == "directory" else directory.parent)
+    with pytest.raises(StoreError, match=r"S00000.h5 was removed or moved away during the run"):
+        append(series, cursor, (2, 3))
+    append(series, cursor, (3, 3))
+    series.close(cursor)
+    assert read_events(directory) == pairs((3, 3))
+    assert problems(directory) == []
+
+
+def test_as_long_as_the_directory_cannot_be_made_again_every_append_says_so(tmp_path: Path) -> None:
+    directory = tmp_path / "out"
+    series, cursor = start(directory)
+    append(series, cursor, (1, 3))
+    shutil.rmtree(directory)
+    directory.touch()  # no directory can be made here, also by root
+    for message in ("was removed or moved away", "creating the directory", "creating the directory"):
+        with pytest.raises(StoreError, match=message):
+            append(series, cursor, (2, 3))
+    directory.unlink()
+    append(series, cursor, (2, 3))
+    series.close(cursor)
+    assert read_events(directory) == pairs((2, 3))
+
+
+def test_a_directory_is_not_made_again_on_another_disk(tmp_path: Path, monkeypatch) -> None:
+    series, cursor = start(tmp_path / "out")
+    append(series, cursor, (1, 3))
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(StoreError, match="was removed"):
+        append(series, cursor, (2, 3))
+    monkeypatch.setattr("streamer.store.series._device", lambda _: -1)
+    with pytest.raises(StoreError, match="lies on another disk than at the start; mount it again"):
+        append(series, cursor, (2, 3))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_closing_that_fails_late_is_no_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    series, cursor = start(tmp_path)
+    append(series, cursor, (1, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr("streamer.store.compact.sync_directory", fail)
+        patch.setattr("streamer.store.compact._shorten", fail)
+        with pytest.raises(StoreError, match="closing"):
+            series.close(cursor)
+    series.close(cursor)
+    assert read_events(tmp_path) == pairs((1, 3))
+
+
+def test_closing_tells_of_a_file_removed_and_closes_the_others(tmp_path: Path) -> None:
+    series, cursor = start(tmp_path)
+    append(series, cursor, (10, 3))
+    append(series, cursor, (9, 3))
+    (tmp_path / exdf.file_name("streaks", 56, 0, 0)).unlink()
+    (tmp_path / exdf.file_name("streaks", 56, 0, 0)).write_bytes(b"of someone else")
+    with pytest.raises(StoreError, match=r"STREAKS00-S00000.h5 was removed or moved away"):
+        series.close(cursor)
+    (tmp_path / exdf.file_name("streaks", 56, 0, 0)).unlink()
+    series.close(cursor)
+    assert read_events(tmp_path) == pairs((9, 3))
+    assert problems(tmp_path) == []
 
 
 @pytest.fixture
