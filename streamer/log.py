@@ -28,4 +28,9 @@ class Repeated:
         self._counts[kind] += 1
         count = self._counts[kind]
         if count <= FIRST or str(count).strip("0") == "1":
-            self._logger.warning("%s (number %d of its kind)", text, count)
+            self._logger.warning("%s (number %d of its kind)", printable(str(text)), count)
+
+
+def printable(text: str) -> str:
+    """Names from the network stand in these lines: no control character of theirs reaches the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -23,3 +23,11 @@ def test_kinds_are_counted_apart(caplog: pytest.LogCaptureFixture) -> None:
     repeated.warn("two", "y")
     assert caplog.records[-1].getMessage() == "y (number 1 of its kind)"
     assert len(caplog.records) == FIRST + 1
+
+
+def test_control_characters_from_the_network_are_shown_and_not_obeyed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Repeated(logging.getLogger("forged")).warn("kind", "source A\x1b[2J\nERROR all is well")
+    [record] = caplog.records
+    assert record.getMessage() == "source A\\x1b[2J\\nERROR all is well (number 1 of its kind)"
