@@ -206,7 +206,8 @@ class Ingest:
         """A scalar that never comes keeps every event whose rules read it: say which one it is."""
         for column, attach in enumerate(self.source.attach):
             if np.isnan(events.attached[:, column]).any():
-                text = f"attached scalar {attach.name} is missing or fits no pulse: {attach.source}[{attach.key}]"
+                where = f"{attach.source}[{attach.key}]"
+                text = f"attached scalar {attach.name} is missing or fits no pulse: {where}"
                 self.repeated.warn(f"attach {attach.name}", text)
 
     def _train(self, events: Events, received_ns: int, received_at_s: float) -> None:
