@@ -147,7 +147,7 @@ def plan(
 
     `stored` bool[len(trains.ids)]: this train has an entry in a main lane already.
     """
-    number = _newest_lane(state)
+    number = _only_lane(state, trains, stored)
     if number is not None and _all_fit(state, number, capacity, trains):
         piece, lane = _place(number, state.lanes[number], trains, 0)
         return [piece], _after(state, number, lane, trains)
@@ -166,20 +166,31 @@ def plan(
     return list(_merged(pieces)), state
 
 
-def _newest_lane(state: State) -> int | None:
-    """The main lane that holds the newest train, if it is open."""
-    for number, lane in enumerate(state.lanes[:MAIN_LANES]):
-        if lane.is_open and lane.trains and lane.last_train == state.newest:
-            return number
-    return None
+def _only_lane(state: State, trains: Trains, stored: NDArray[np.bool_]) -> int | None:
+    """The open main lane that all of these trains go on, if there is one: each comes after its last or
+    belongs to it, none is stored elsewhere, and no other lane ends among them.
+    """
+    first, last = int(trains.ids[0]), int(trains.ids[-1])
+    number = None
+    for i, lane in enumerate(state.lanes[:MAIN_LANES]):
+        if not lane.is_open or lane.last_train > last:
+            continue
+        if lane.last_train > first:
+            return None
+        if number is None or lane.last_train > state.lanes[number].last_train:
+            number = i
+    if number is None:
+        return None
+    known = stored[1:] if state.lanes[number].last_train == first else stored
+    return None if known.any() else number
 
 
 def _all_fit(state: State, number: int, capacity: Capacity, trains: Trains) -> bool:
-    """Whether all trains are as new as the newest, and its segment takes them and leaves a margin."""
+    """Whether the segment of a lane takes all trains and leaves a margin."""
     lane = state.lanes[number]
     rows = lane.rows + int(trains.counts.sum()) + _margin(state, capacity)
     entries = lane.trains + len(trains.ids)
-    return int(trains.ids[0]) >= state.newest and rows <= capacity.rows and entries <= capacity.trains
+    return rows <= capacity.rows and entries <= capacity.trains
 
 
 def _margin(state: State, capacity: Capacity) -> int:

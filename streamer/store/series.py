@@ -20,7 +20,7 @@ from streamer.store.compact import close_file
 from streamer.store.disk import store_errors
 from streamer.store.lanes import Capacity, Lane, Piece, State
 from streamer.store.rows import Block, Rows
-from streamer.store.seen import Seen
+from streamer.store.seen import Seen, contains
 from streamer.store.segment import Segment, check_space, create_segment
 from streamer.store.spec import RunInfo, SeriesSpec
 
@@ -201,8 +201,8 @@ class Series:
         closed = [self._path(number, i) for number, lane in main for i in range(lane.opened - lane.is_open)]
         found = self._seen.stored(ids, closed)
         for number, lane in main:
-            if lane.is_open:
-                found |= np.isin(ids, self._opened((number, lane.sequence)).train_ids(lane.trains))
+            if lane.is_open and int(ids[0]) <= lane.last_train:
+                found |= contains(self._opened((number, lane.sequence)).train_ids(lane.trains), ids)
         return found
 
     def _segment(self, piece: Piece, now: float) -> Segment:

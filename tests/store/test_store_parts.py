@@ -14,6 +14,7 @@ from streamer.errors import StoreError
 from streamer.store.disk import copy_range, runs, store_errors, write_all
 from streamer.store.lanes import CURSOR_INTS, MAIN_LANES, Capacity, State, plan, trains_of
 from streamer.store.rows import buffers
+from streamer.store.seen import Seen, contains
 
 blocks = st.lists(
     st.lists(st.tuples(st.integers(1, 12), st.integers(1, 9)), min_size=1, max_size=4),
@@ -84,6 +85,44 @@ def test_trains_of_parallel_sources_stay_in_the_main_lanes() -> None:
     files = place([[(train, 5)] for train in order], Capacity(100, 50))
     assert {lane for lane, _ in files} == {0, 1}
     assert len(files) <= 12
+
+
+def test_one_train_far_ahead_does_not_scatter_the_rest() -> None:
+    files = place(
+        [[(1, 5)], [(1 << 62, 5)], *([(t, 5), (t + 1, 5)] for t in range(2, 60, 2))], Capacity(500, 90)
+    )
+    assert {key: len(index) for key, index in files.items()} == {(0, 0): 2, (1, 0): 58}
+
+
+def test_contains_is_isin() -> None:
+    ids = np.array([0, 3, 4, 9, 10, 1 << 62], np.uint64)
+    for known in ([], [3], [3, 9, 1 << 62], [1, 2], [11]):
+        array = np.array(known, np.uint64)
+        assert np.array_equal(contains(array, ids), np.isin(ids, array))
+
+
+def test_seen_keeps_the_trains_of_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def train_ids(path: Path) -> np.ndarray:
+        read.append(path)
+        return np.array([1, int(path.name), 1 << 62], np.uint64)
+
+    monkeypatch.setattr("streamer.store.seen._train_ids", train_ids)
+    monkeypatch.setattr("streamer.store.seen._KEPT_IDS", 6)
+    seen, paths = Seen(), [tmp_path / str(n) for n in (5, 6, 7)]
+    ask = np.array([4, 5, 6], np.uint64)
+    assert seen.stored(ask, paths[:2]).tolist() == [False, True, True]
+    read.clear()
+    for _ in range(3):
+        assert seen.stored(ask, paths[:2]).tolist() == [False, True, True]
+    assert read == []
+    seen.stored(ask, paths[2:])  # a third one: the first must go
+    read.clear()
+    assert seen.stored(ask, paths[1:]).tolist() == [False, False, True]
+    assert read == []
+    assert seen.stored(ask, paths[:1]).tolist() == [False, True, False]
+    assert read == paths[:1]
 
 
 def test_one_large_train_does_not_make_later_segments_short() -> None:
