@@ -126,6 +126,7 @@ class Series:
         self._close_all(cursor)
         state = State.read(cursor)
         if not any(lane.opened for lane in state.lanes):
+            self._make_directory(0)
             self._create((0, 0), replace(self._spec, rows=1, trains=1), self._info.created)
             close_file(self._path(0, 0), sync=True)
             state.with_lane(0, Lane(opened=1, closed=1)).write(cursor)

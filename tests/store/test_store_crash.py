@@ -265,6 +265,13 @@ def test_as_long_as_the_directory_cannot_be_made_again_every_append_says_so(tmp_
     assert read_events(directory) == pairs((2, 3))
 
 
+def test_a_series_without_events_makes_its_removed_directory_again(tmp_path: Path) -> None:
+    series, cursor = start(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    series.close(cursor)
+    assert problems(tmp_path / "out") == []
+
+
 def test_a_directory_is_not_made_again_on_another_disk(tmp_path: Path, monkeypatch) -> None:
     series, cursor = start(tmp_path / "out")
     append(series, cursor, (1, 3))
