@@ -110,7 +110,7 @@ class Sink:
         try:
             self.archive.close()
         except StoreError as error:
-            self.stage.log.error("files left at their full size, readable as they are: %s", error)
+            self.stage.log.error("files that could not be brought to their final size: %s", error)
             self.values[self.at["store_errors"]] += 1
         self.page.commit()
 
