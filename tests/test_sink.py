@@ -235,4 +235,4 @@ def test_closing_with_a_broken_store_is_logged_and_not_fatal(
 
     sink.archive.close = refuse
     sink._close()
-    assert "files left at their full size, readable as they are: no space" in caplog.text
+    assert "files that could not be brought to their final size: no space" in caplog.text
