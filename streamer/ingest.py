@@ -353,6 +353,7 @@ def _runs(arrival: Arrival, n: int) -> list[tuple[int, int]]:
 
 
 def run(stage: Stage) -> None:
+    memory.keep_freed_memory()
     memory.populate(stage.shared.whole)
     Ingest(stage).run()
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 ALIGNMENT_BYTES = 4096
 # From linux/mman.h; the mmap module has no name for it before Python 3.14.
 MADV_POPULATE_WRITE = 23
+# From malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def create(name: str, size_bytes: int) -> int:
@@ -33,6 +35,19 @@ def populate(memory: memoryview) -> None:
     """Touch every page now, not in the hot path. A kernel before 5.14 cannot; then it happens there."""
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(len(memory)), MADV_POPULATE_WRITE)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc's malloc to reuse the buffers of large messages instead of giving them back to the kernel.
+
+    It maps and unmaps an allocation of some MB each time, and every page of it faults anew: at 1 MB and more
+    that costs as much as the copy. Other C libraries have no `mallopt`; there nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)  # the other arenas cannot hold more than 64 MB
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def aligned(size_bytes: int) -> int:
