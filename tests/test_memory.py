@@ -65,7 +65,7 @@ def test_the_memory_outlives_its_descriptor_while_mapped() -> None:
 
 
 def test_the_buffers_of_large_messages_are_used_again() -> None:
-    """Page faults of ten allocations of 64 MiB, the first left out; 16384 each where malloc maps them anew."""
+    """Page faults of ten allocations of 64 MiB; each has 16384 where malloc maps them anew."""
     code = (
         "import resource; from streamer.memory import keep_freed_memory; keep_freed_memory()\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
