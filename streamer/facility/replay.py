@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from rich.console import Console
+from rich.progress import track
+
 from streamer.errors import ConfigError
 from streamer.facility.pacing import Clock, Outgoing, send_paced
 from streamer.facility.recordings import Recording, RunRecording, is_run_file, open_file
@@ -22,6 +25,9 @@ from streamer.facility.stamp import stamp
 from streamer.facility.tables import TableOptions, TableRecording, parse_column
 from streamer.wire.karabo_bridge_encode import encode
 from streamer.wire.types import Version
+
+# (the trains, their number or None) -> the trains.
+Progress = Callable[[Iterator[Outgoing], int | None], Iterator[Outgoing]]
 
 
 @dataclass(frozen=True)
@@ -144,15 +150,34 @@ def recorded_trains(recordings: Sequence[Recording], options: ReplayOptions) -> 
         shift += last_id - first_id + 1
 
 
+def unseen(trains: Iterator[Outgoing], number: int | None) -> Iterator[Outgoing]:
+    """Progress that nobody is shown."""
+    del number
+    return trains
+
+
+def shown(trains: Iterator[Outgoing], number: int | None) -> Iterator[Outgoing]:
+    """A bar on a terminal's stderr, and nothing anywhere else."""
+    bar = Console(stderr=True)
+    return iter(track(trains, "replaying", total=number, console=bar, disable=not bar.is_terminal))
+
+
+def _number(recordings: Sequence[Recording], options: ReplayOptions) -> int | None:
+    recorded = None if options.loop else sum(map(len, recordings))
+    return options.trains if recorded is None else min(recorded, options.trains or recorded)
+
+
 def replay(
     options: ReplayOptions,
     stop: Callable[[], bool] = never,
     on_ready: Callable[[str], None] | None = None,
     clock: Clock | None = None,
+    progress: Progress = unseen,
 ) -> ReplayReport:
     """Serve recorded trains until all are sent or `stop()` is true. Raises ConfigError.
 
     `on_ready(endpoint)` is called when the socket is bound. `clock` replaces the machine's (tests).
+    `progress` gets the trains and their number, None without an end, and passes them on.
     """
     recordings = open_recordings(options)
     try:
@@ -164,7 +189,8 @@ def replay(
                 server.wait_for_peer(None)
             started_s = time.monotonic()
             clock = clock or Clock(time.monotonic, server.wait)
-            late = send_paced(server, recorded_trains(recordings, options), options.rate_hz, stop, clock)
+            trains = progress(recorded_trains(recordings, options), _number(recordings, options))
+            late = send_paced(server, trains, options.rate_hz, stop, clock)
             duration_s = time.monotonic() - started_s
     finally:
         for recording in recordings:
@@ -221,7 +247,9 @@ def _options(arguments: argparse.Namespace) -> ReplayOptions:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    return run_command(lambda stop, ready: replay(_options(arguments), stop, ready), arguments.json)
+    return run_command(
+        lambda stop, ready: replay(_options(arguments), stop, ready, progress=shown), arguments.json
+    )
 
 
 if __name__ == "__main__":

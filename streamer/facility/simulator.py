@@ -244,7 +244,14 @@ def _options(arguments: argparse.Namespace) -> SimulatorOptions:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    return run_command(lambda stop, ready: simulate(_options(arguments), stop, ready), arguments.json)
+
+    def run(stop: Callable[[], bool], ready: Callable[[str], None]) -> SimulatorReport:
+        options = _options(arguments)
+        if options.kind != "noise":  # physics takes seconds, on a busy machine many
+            print(f"simulating {options.bank_events} events ...", file=sys.stderr, flush=True)
+        return simulate(options, stop, ready)
+
+    return run_command(run, arguments.json)
 
 
 if __name__ == "__main__":
