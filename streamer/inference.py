@@ -66,7 +66,7 @@ class Inference:
         self.loaded = load(stage.spec, current_version(stage.spec), self.ring.frames)
         self.under_way: deque[Batch] = deque()
         self.swap: Swap | None = None
-        self.at = {name: self.page.layout.index(name) for name in self.page.layout.names}
+        self.at = self.page.at
         self.latency, self.sizes = self.page.view("latency"), self.page.view("batch_events")
         context = zmq.Context()
         self.tokens = sockets.token_pull(context, stage.spec.address("inference"))

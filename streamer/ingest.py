@@ -61,7 +61,7 @@ class Ingest:
         self.stage, self.page, self.ring = stage, stage.page, stage.shared.ring
         settings = stage.spec.settings
         self.values = self.page.values
-        self.at = {name: self.page.layout.index(name) for name in self.page.layout.names}
+        self.at = self.page.at
         self.source = source_spec(settings)
         self.decoder = Decoder(Limits(max_array_bytes=settings.source.max_message_bytes))
         self.tracker = TrainTracker(self.page, stage.shared.table, settings.source.train_id_step)
@@ -78,8 +78,7 @@ class Ingest:
         context = zmq.Context()
         self.to_inference = sockets.token_push(context, stage.spec.address("inference"))
         self.to_sink = sockets.token_push(context, stage.spec.address("sink"))
-        freed = sockets.token_pull(context, stage.spec.address("free"))
-        self.freed = freed
+        self.freed = sockets.token_pull(context, stage.spec.address("free"))
         self.receiver = sockets.Receiver(
             context,
             settings.source.socket,
@@ -152,9 +151,9 @@ class Ingest:
         """After SIGTERM: read what already waits, then wait until every block has come back."""
         end_s = time.monotonic() + LAST_READ_S
         while (
-            time.monotonic() < end_s and self._may_read() and (frames := self.receiver.receive()) is not None
+            time.monotonic() < end_s and self._may_read() and (parts := self.receiver.receive()) is not None
         ):
-            self.message(frames)
+            self.message(parts)
             self.stage.alive()
         self.hand_on()
         self.receiver.close()

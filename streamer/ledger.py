@@ -104,6 +104,8 @@ class Page(PageReader):
     def __init__(self, memory: memoryview, layout: PageLayout) -> None:
         super().__init__(memory, layout)
         self.values = self.read()
+        # Where each name's first cell is: hot code looks it up here.
+        self.at = {name: layout.index(name) for name in layout.names}
 
     def commit(self) -> None:
         version = int(self._head[_VERSION]) + 1

@@ -61,7 +61,7 @@ class Sink:
         self.rules_sha256, self.routes = router.rules_sha256, router.names
         self.labels = {c.name: c.labels for c in self.columns if c.labels}
         self.values, self.latency = self.page.values, self.page.view("latency")
-        self.at = {name: self.page.layout.index(name) for name in self.page.layout.names}
+        self.at = self.page.at
         self.refs: tuple[BundleRef, ...] = spec.bundles
         self.archive = Archive(spec, self.page.view("cursor")) if spec.config.output.store else None
         context = zmq.Context()
