@@ -20,13 +20,14 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MANIFEST_FILE: Final = "manifest.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
 GOLDEN_FILE: Final = "golden.safetensors"
 CARD_FILE: Final = "MODEL_CARD.md"
 
-KINDS: Final = ("classifier", "vae_mixture", "ednn")
+# classifier: classes that do not exclude each other; phases: exactly one class an event.
+KINDS: Final = ("classifier", "phases", "vae_mixture", "encoder_decoder")
 COLUMN_DTYPES: Final = ("float32", "uint32", "int32")
 INPUT_DTYPES: Final = ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
@@ -34,6 +35,7 @@ MAX_MANIFEST_BYTES: Final = 1 << 20  # a manifest of 11 classes is 4 kB; names a
 MAX_EVENT_ELEMENTS: Final = 1 << 26  # 64 Mi pixels, four times the largest detector in use (16 Mpx)
 MAX_COLUMNS: Final = 64
 MAX_LABELS: Final = 4096
+MAX_CALIBRATED: Final = 256
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -61,6 +63,25 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """A threshold with a promise: events of class `label` have p >= threshold with at least the probability
+    `recall`, and that statement is right with the probability `confidence` (`models.promise`).
+
+    positives: held-out events of the class that it rests on. removed_share: of all events of that data, those
+    below the threshold.
+    """
+
+    label: str
+    threshold: float
+    recall: float
+    confidence: float
+    positives: int
+    removed_share: float
+    data: str
+    date: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A checked manifest; `sha256`, of the bytes of manifest.json, names the bundle everywhere."""
 
@@ -77,6 +98,7 @@ class Manifest:
     weights_sha256: str
     golden_sha256: str
     created: str
+    calibrated: tuple[Calibrated, ...] = ()
     sha256: str = ""
 
     @property
@@ -103,6 +125,7 @@ _KEYS: Final[dict[str, type]] = {
     "input_dtype": str,
     "preprocess": dict,
     "columns": list,
+    "calibrated": list,
     "scores": dict,
     "training": dict,
     "weights_sha256": str,
@@ -120,7 +143,8 @@ def read_manifest(directory: Path) -> Manifest:
     _check_header(table, path)
     columns = _columns(table["columns"], path)
     fields = {key: table[key] for key in _KEYS if key != "format"}
-    fields |= {"columns": columns, "input_shape": _input_shape(table["input_shape"], path)}
+    fields |= {"columns": columns, "calibrated": _calibrated(table["calibrated"], columns, path)}
+    fields |= {"input_shape": _input_shape(table["input_shape"], path)}
     return Manifest(**fields, sha256=hashlib.sha256(content).hexdigest())
 
 
@@ -222,6 +246,37 @@ def _column(entry: Any, where: str) -> Column:
     if entry["dtype"] not in COLUMN_DTYPES:
         raise fault("dtype", where, f"one of {COLUMN_DTYPES}", repr(entry["dtype"]), _EXPORT_AGAIN)
     return Column(entry["name"], entry["dtype"], _labels(entry["labels"], where))
+
+
+_CALIBRATED_KEYS: Final[dict[str, type]] = {
+    "label": str,
+    "threshold": float,
+    "recall": float,
+    "confidence": float,
+    "positives": int,
+    "removed_share": float,
+    "data": str,
+    "date": str,
+}
+
+
+def _calibrated(entries: list[Any], columns: tuple[Column, ...], path: Path) -> tuple[Calibrated, ...]:
+    """One threshold a class at most, each of a class of column `p`."""
+    if len(entries) > MAX_CALIBRATED:
+        raise fault("calibrated", path, f"at most {MAX_CALIBRATED} entries", len(entries), _EXPORT_AGAIN)
+    for index, entry in enumerate(entries):
+        where = f"calibrated[{index}] of {path}"
+        if not isinstance(entry, dict):
+            raise fault("calibrated", where, "an object", type(entry).__name__, _EXPORT_AGAIN)
+        check_keys(entry, _CALIBRATED_KEYS, where)
+        shares = ("threshold", "recall", "confidence", "removed_share")
+        if not all(0 <= entry[key] <= 1 for key in shares):
+            raise fault("calibrated", where, f"{shares} from 0 to 1", entry, _EXPORT_AGAIN)
+    labels = [entry["label"] for entry in entries]
+    classes = next((column.labels for column in columns if column.name == "p"), ())
+    if len(set(labels)) != len(labels) or not set(labels) <= set(classes):
+        raise fault("calibrated", path, f"each class once, of {classes}", labels, _EXPORT_AGAIN)
+    return tuple(Calibrated(**entry) for entry in entries)
 
 
 def _labels(labels: list[Any], where: str) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ PATIENCE_S = 20.0
 def manifest(name: str = "tiny", **changes: Any) -> Manifest:
     fields: dict[str, Any] = {
         "name": name,
-        "kind": "ednn",
+        "kind": "encoder_decoder",
         "architecture": "ednn",
         "options": {"points": POINTS, "hidden": [8], "latent": 2, "targets": 3},
         "input_shape": (POINTS,),

@@ -41,7 +41,7 @@ def spectrum_bundle(
     labels = tuple(f"z{index}" for index in range(latent))
     columns = (Column("latent", "float32", labels), Column("target", "float32", ("x",)))
     manifest = _manifest(
-        name, (points,), "float32", columns, kind="ednn", architecture="ednn", options=options
+        name, (points,), "float32", columns, kind="encoder_decoder", architecture="ednn", options=options
     )
     modules = Preprocess(STEPS, (points,)), EDNN(points, [hidden], latent, 1).eval()
     save_bundle(folder / name, manifest, modules, torch.randn(4, points), lambda m: f"# {m.name}\n")

@@ -22,7 +22,7 @@ STEPS = {"steps": [{"op": "dark"}, {"op": "standardise", "epsilon": 1e-6}]}
 def small_manifest(**changes: Any) -> Manifest:
     fields: dict[str, Any] = {
         "name": "small",
-        "kind": "ednn",
+        "kind": "encoder_decoder",
         "architecture": "ednn",
         "options": {"points": POINTS, "hidden": [8], "latent": 2, "targets": 3},
         "input_shape": (POINTS,),
