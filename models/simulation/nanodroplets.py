@@ -1,154 +1,175 @@
 """Simulated diffraction images of superfluid helium nanodroplets with their 11 non-exclusive labels.
 
 Stands in for the data of Zimmermann et al. (PRE 99, 063309, 2019), recorded at FERMI: label sets and radii
-follow the measured statistics (`labels`), the images follow wide-angle scattering theory (`diffraction`) and
-a simple detector (`detector`). Each label has its recipe here:
+follow the measured statistics (`labels`), what is in the beam follows from the labels (`scenes`), the images
+follow wide-angle scattering theory (`diffraction`) and a simple detector (`detector`).
 
-    Round         nearly a sphere                 Elliptical   oblate, short axis in the detector plane
-    Prolate       elongated                       Asymmetric   the short axis tilted out of the plane (21..60
-    deg) Streak        much elongated, long axis in the plane       Bent    long axis tilted: arcs to one side
-    NewtonRings   a second droplet 0.5..5 um behind: coherent fringes    DoubleRings   two sizes, incoherent
-    sum Layered       a parallel twin beside it: thin straight fringes       Empty         background alone
-
-That NewtonRings, DoubleRings and Layered come from these arrangements is our reading of the published
-pictures.
+Every image has its own random numbers, from the seed and its place: the first n images of a seed are the
+same however many follow, and on whatever device the physics ran, up to the rounding of the intensity (which
+now and then moves a photon).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.simulation.detector import expose
-from models.simulation.diffraction import Body, Complex, Float, Optics, amplitude, shift
-from models.simulation.labels import CLASSES, draw_labels, draw_radius_nm
+from models.manifest import ModelError
+from models.simulation.detector import HOLE_SHARE, PHOTONS, READOUT_COUNTS, Detector, Exposure, expose
+from models.simulation.labels import CLASSES, draw_labels
+from models.simulation.scenes import draw_scene, intensities
 
-MAX_EXTENT_NM: Final = 750.0  # 99.5 % of the radii; a larger body would have voxels coarser than lambda / 2
-INDEX: Final = {name: i for i, name in enumerate(CLASSES)}
+BATCH: Final = {"cpu": 1, "cuda": 32}  # bodies at once: one fits a cache; 32 are 140 MB and fill a GPU
+DEFAULT_DETECTOR: Final = Detector()
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The options of `make`: label statistics and detector.
+
+    evenness: 0 keeps the measured label statistics (73 % plainly round), 1 draws all 43 combinations equally.
+    photons, readout_counts, dead_sectors, hole_share: see `Detector`. device: where the physics runs.
+    """
+
+    evenness: float = 0.0
+    photons: tuple[float, float] = PHOTONS
+    readout_counts: float = READOUT_COUNTS
+    dead_sectors: int = 0
+    hole_share: tuple[float, float] = (HOLE_SHARE, HOLE_SHARE)
+    size_px: int = 128
+    device: str = "cpu"
+
+    def detector(self) -> Detector:
+        """The part of it that the detector is told."""
+        return Detector(
+            (float(self.photons[0]), float(self.photons[1])),
+            self.readout_counts,
+            self.dead_sectors,
+            (float(self.hole_share[0]), float(self.hole_share[1])),
+        )
 
 
 @dataclass(frozen=True)
 class Droplets:
-    """images uint16 [n, size, size] raw counts, labels bool [n, 11], radius_nm float32 [n] (0 for Empty)."""
+    """images uint16 [n, size, size] raw counts, labels bool [n, 11].
+
+    radius_nm float32 [n] and photons float32 [n] (scattered onto the detector): 0 for Empty.
+    """
 
     images: NDArray[np.uint16]
     labels: NDArray[np.bool_]
     radius_nm: NDArray[np.float32]
+    photons: NDArray[np.float32]
+
+
+def make(
+    n: int, seed: int, options: Mapping[str, Any], progress: Progress | None = None
+) -> dict[str, NDArray[Any]]:
+    """`inputs` uint16 [n, size, size], `targets` float32 [n, 11], and the facts `radius_nm`, `photons`.
+
+    `options` are fields of `Conditions`; raises ModelError for others, and for values that cannot be.
+    """
+    droplets = _simulate(n, seed, conditions(options), progress)
+    return {
+        "inputs": droplets.images,
+        "targets": droplets.labels.astype(np.float32),
+        "radius_nm": droplets.radius_nm,
+        "photons": droplets.photons,
+    }
 
 
 def simulate(
     n: int,
     seed: int,
     size_px: int = 128,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
     evenness: float = 0.0,
 ) -> Droplets:
-    """`n` images; the same seed gives the same images. `progress` hears how many are done.
+    """`n` images with the usual detector; the same seed gives the same images.
 
-    `evenness` 0 keeps the measured label statistics (73 % plainly round), 1 draws all 43 combinations
-    equally.
+    `progress` hears how many are done.
     """
-    rng = np.random.default_rng(seed)
-    labels = draw_labels(n, rng, evenness)
-    images = np.empty((n, size_px, size_px), np.uint16)
-    radius_nm = np.empty(n, np.float32)
-    for i, own in enumerate(labels):
-        names = frozenset(name for name, is_set in zip(CLASSES, own, strict=True) if is_set)
-        images[i], radius_nm[i] = simulate_one(names, rng, size_px)
-        if progress is not None:
-            progress(i + 1)
-    return Droplets(images, labels, radius_nm)
+    return _simulate(n, seed, Conditions(evenness=evenness, size_px=size_px), progress)
 
 
 def simulate_one(
-    names: frozenset[str], rng: np.random.Generator, size_px: int = 128
+    names: frozenset[str],
+    rng: np.random.Generator,
+    size_px: int = 128,
+    detector: Detector = DEFAULT_DETECTOR,
 ) -> tuple[NDArray[np.uint16], float]:
     """One image uint16 [size_px, size_px] with these labels, and its radius in nm."""
     if "Empty" in names:
-        return expose(None, rng, size_px), 0.0
-    optics = Optics(
-        wavelength_nm=59.0,  # 21 eV, one photon energy: a run does not change it
-        absorption_nm=float(np.exp(rng.uniform(np.log(300), np.log(3000)))),
-        refraction=float(rng.uniform(0.005, 0.05)),
-    )
-    body = draw_body(names, rng)
-    return expose(intensity(names, body, optics, rng, size_px), rng, size_px), body.extent_nm()
+        return expose(None, rng, size_px, detector).counts, 0.0
+    scene = draw_scene(names, rng)
+    intensity = intensities([scene], size_px)[0].numpy()
+    return expose(intensity, rng, size_px, detector).counts, scene.body.extent_nm()
 
 
-def intensity(
-    names: frozenset[str], body: Body, optics: Optics, rng: np.random.Generator, size_px: int = 128
-) -> Float:
-    """|F|^2 of the body with the companions that its labels ask for, [size_px, size_px], arbitrary scale."""
-    field = amplitude(body, optics, size_px)
-    if "Layered" in names:
-        field = field + rng.uniform(0.7, 1.0) * _beside(field, body, optics, rng)
-    if "NewtonRings" in names:
-        field = field + rng.uniform(0.5, 1.0) * _behind(field, body, optics, rng)
-    result: Float = np.abs(field) ** 2
-    if "DoubleRings" in names:
-        ratio = rng.choice([rng.uniform(0.80, 0.93), rng.uniform(1.07, 1.25)])
-        other: Float = np.abs(amplitude(body.scaled(float(ratio)), optics, size_px)) ** 2
-        result = result + other * (rng.uniform(0.5, 1.0) * result.sum() / other.sum())
-    return result.astype(np.float32)
+def conditions(options: Mapping[str, Any]) -> Conditions:
+    """Checked options; raises ModelError that names the bad one."""
+    known = {field.name for field in fields(Conditions)}
+    if unknown := sorted(set(options) - known):
+        raise ModelError(
+            f"options of the droplet simulation: expected {sorted(known)}, got {unknown}; remove those"
+        )
+    chosen = Conditions(**options)
+    low, high = chosen.photons
+    _check("photons", 0 < low <= high, "0 < lowest <= highest", chosen.photons)
+    _check("device", chosen.device.partition(":")[0] in BATCH, f"one of {tuple(BATCH)}", chosen.device)
+    _check("evenness", 0 <= chosen.evenness <= 1, "0..1", chosen.evenness)
+    _check("dead_sectors", 0 <= chosen.dead_sectors <= 8, "0..8", chosen.dead_sectors)
+    _check("size_px", 16 <= chosen.size_px <= 2048, "16..2048", chosen.size_px)
+    low, high = chosen.hole_share
+    _check("hole_share", 0 <= low <= high < 1, "0 <= smallest <= largest < 1", chosen.hole_share)
+    return chosen
 
 
-def draw_body(names: frozenset[str], rng: np.random.Generator) -> Body:
-    """Size, shape and orientation for one label set."""
-    radius_nm = min(draw_radius_nm(rng), 0.98 * MAX_EXTENT_NM)
-    azimuth = rng.uniform(0, 2 * np.pi)
-    if names & {"Prolate", "Streak", "Bent"} or names == {"Layered"}:
-        return _elongated(names, radius_nm, azimuth, rng)
-    return _oblate(names, radius_nm, azimuth, rng)
+def _check(name: str, fits: bool, expected: str, got: object) -> None:
+    if not fits:
+        raise ModelError(
+            f"{name} of the droplet simulation: expected {expected}, got {got}; correct the recipe's options"
+        )
 
 
-def _oblate(names: frozenset[str], radius_nm: float, azimuth: float, rng: np.random.Generator) -> Body:
-    """The first axis is the short one; it lies in the detector plane unless the image is asymmetric."""
-    low, high = (1.0, 1.06) if "Round" in names else (1.18, 1.7)
-    flattening = rng.uniform(1.05, 1.1) if names >= {"Round", "Asymmetric"} else rng.uniform(low, high)
-    tilt = np.deg2rad(rng.uniform(21, 60) if "Asymmetric" in names else rng.normal(0, 2))
-    return Body((radius_nm / flattening, radius_nm, radius_nm), _turn(azimuth, tilt))
+def _simulate(n: int, seed: int, chosen: Conditions, progress: Progress | None) -> Droplets:
+    labels = draw_labels(n, np.random.default_rng(seed), chosen.evenness)
+    size_px = chosen.size_px
+    images = np.empty((n, size_px, size_px), np.uint16)
+    facts = np.zeros((2, n), np.float32)  # radius, photons
+    step = BATCH[chosen.device.partition(":")[0]]
+    for part in [range(start, min(start + step, n)) for start in range(0, n, step)]:
+        # The place counts from 1: numpy pads entropy with zeros, so (seed, 0) would be `seed` itself.
+        own = [np.random.default_rng((seed, 1 + place)) for place in part]
+        for place, (exposure, radius_nm) in zip(part, _exposed(labels[[*part]], own, chosen), strict=True):
+            images[place], facts[:, place] = exposure.counts, (radius_nm, exposure.photons)
+        if progress is not None:
+            progress(part[-1] + 1)
+    return Droplets(images, labels, facts[0], facts[1])
 
 
-def _elongated(names: frozenset[str], radius_nm: float, azimuth: float, rng: np.random.Generator) -> Body:
-    """The first axis is the long one. A pill if it streaks, else an ellipsoid; triaxial if asymmetric."""
-    bent, streak = "Bent" in names, "Streak" in names
-    tilt_range = (10.0, 28.0) if streak else (20.0, 50.0)
-    tilt = np.deg2rad(rng.uniform(*tilt_range) if bent else rng.uniform(-4, 4))
-    aspect = rng.uniform(2.6, 4.0) if streak else rng.uniform(1.5, 2.3)
-    long_nm = min(max(1.3 * radius_nm, 260.0), MAX_EXTENT_NM)
-    short_nm = long_nm / aspect
-    rotation = _turn(azimuth, tilt)
-    if "Asymmetric" in names:
-        roll = np.deg2rad(rng.uniform(25, 65) * rng.choice([-1, 1]))
-        return Body((long_nm, short_nm * 1.25, short_nm / 1.25), rotation @ _roll(roll))
-    if streak:
-        return Body((long_nm, short_nm, short_nm), rotation, half_length_nm=long_nm - short_nm)
-    return Body((long_nm, short_nm, short_nm), rotation)
-
-
-def _beside(field: Complex, body: Body, optics: Optics, rng: np.random.Generator) -> Complex:
-    """The same body again, beside itself across its first axis: fringes along that axis."""
-    distance_nm = rng.uniform(2.2, 4.0) * min(body.semi_axes_nm)
-    across = body.rotation[:, 1] * distance_nm
-    return shift(field, (float(across[0]), float(across[1]), float(across[2])), optics.wavelength_nm)
-
-
-def _behind(field: Complex, body: Body, optics: Optics, rng: np.random.Generator) -> Complex:
-    """The same body farther along the beam and a little aside: rings as between lens and plate."""
-    aside_nm = rng.normal(0, 0.5 * min(body.semi_axes_nm), 2)
-    beam_nm = rng.choice([-1, 1]) * rng.uniform(1200, 5000)
-    return shift(field, (float(aside_nm[0]), float(aside_nm[1]), float(beam_nm)), optics.wavelength_nm)
-
-
-def _turn(azimuth: float, tilt: float) -> Float:
-    """Rotation: the first axis at `azimuth` in the detector plane, `tilt` out of it towards the beam."""
-    ca, sa, ct, st = np.cos(azimuth), np.sin(azimuth), np.cos(tilt), np.sin(tilt)
-    return np.array([[ca * ct, -sa, -ca * st], [sa * ct, ca, -sa * st], [st, 0, ct]], np.float32)
-
-
-def _roll(angle: float) -> Float:
-    """Rotation about the first axis."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]], np.float32)
+def _exposed(
+    labels: NDArray[np.bool_], own: list[np.random.Generator], chosen: Conditions
+) -> list[tuple[Exposure, float]]:
+    """One batch: draw every scene, compute their intensities together, expose each."""
+    sets = [frozenset(CLASSES[i] for i in np.flatnonzero(row)) for row in labels]
+    scenes = {
+        i: draw_scene(names, rng)
+        for i, (names, rng) in enumerate(zip(sets, own, strict=True))
+        if "Empty" not in names
+    }
+    seen = {}
+    if scenes:
+        found = intensities([*scenes.values()], chosen.size_px, chosen.device).cpu().numpy()
+        seen = dict(zip(scenes, found, strict=True))
+    detector = chosen.detector()
+    return [
+        (
+            expose(seen.get(i), rng, chosen.size_px, detector),
+            scenes[i].body.extent_nm() if i in scenes else 0.0,
+        )
+        for i, rng in enumerate(own)
+    ]
