@@ -33,6 +33,7 @@ from streamer.columns import split
 from streamer.plan import SHIPPED_BUNDLES
 from streamer.ring import Ring, RingLayout
 from streamer.routing import Route, Router
+from streamer.rules import Vocabulary
 from streamer.runner import CudaRunner, Networks
 
 REPEATS: Final = 5
@@ -194,7 +195,7 @@ def _ring(manifest: Manifest, events: int) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def _router(columns: Sequence[Column]) -> Router:
-    return Router([Route("sample", None, 100)], columns, (), 1, "bench")
+    return Router([Route("sample", None, 100)], Vocabulary(columns), 1, "bench")
 
 
 def measure(folder: str) -> Mapping[str, Any]:

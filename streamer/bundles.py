@@ -17,19 +17,21 @@ import numpy.typing as npt
 from models.bundle import Bundle, load_bundle
 from models.manifest import BundleError, Manifest
 from streamer.errors import ConfigError
-from streamer.plan import BundleRef, StageSpec, find_bundle, pin_bundle
+from streamer.plan import BundleRef, StageSpec, find_bundle, make_router, pin_bundle
 from streamer.results import BundleRef as PublishedBundle
+from streamer.routing import Router
 from streamer.runner import Runner, make_runner
 from streamer.versions import hashes
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A set of bundles and the runner that serves them."""
+    """A set of bundles, the runner that serves them, and the rules with the thresholds of these bundles."""
 
     manifests: tuple[Manifest, ...]
     refs: tuple[BundleRef, ...]
     runner: Runner
+    router: Router
 
     @cached_property
     def hashes(self) -> npt.NDArray[np.uint8]:
@@ -43,14 +45,18 @@ class Loaded:
 
 
 def load(spec: StageSpec, refs: Sequence[BundleRef], frames: npt.NDArray[Any]) -> Loaded:
-    """Load, verify and warm up. Raises ConfigError for a bundle that is not right or not that of `refs`."""
+    """Load, verify and warm up. Raises ConfigError for a bundle that is not right or not that of `refs`, and
+    if a rule names a threshold that none of them holds.
+    """
     settings = spec.settings
     try:
         bundles = [_load_as(ref) for ref in refs]
+        manifests = tuple(bundle.manifest for bundle in bundles)
+        router = make_router(spec, manifests)
         runner = make_runner(bundles, frames, settings.max_events, settings.device, settings.threads)
     except BundleError as error:
         raise ConfigError(str(error)) from error
-    return Loaded(tuple(bundle.manifest for bundle in bundles), tuple(refs), runner)
+    return Loaded(manifests, tuple(refs), runner, router)
 
 
 def _load_as(ref: BundleRef) -> Bundle:

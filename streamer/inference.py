@@ -28,7 +28,7 @@ from streamer.columns import split
 from streamer.errors import StageError
 from streamer.ledger import BATCH_EDGES, LATENCY_EDGES_S
 from streamer.log import Repeated
-from streamer.plan import attached_names, columns_of, make_router
+from streamer.plan import attached_names, columns_of
 from streamer.publish import ResultsPublisher
 from streamer.results import ResultHeader
 from streamer.ring import DONE, FILLING, READY, TAKEN, encode_tokens
@@ -60,7 +60,6 @@ class Inference:
         self.stage, self.page, self.ring = stage, stage.page, stage.shared.ring
         self.settings = stage.spec.settings
         self.columns, self.attached = columns_of(stage.spec), attached_names(stage.spec)
-        self.router = make_router(stage.spec)
         self.batcher = Batcher(self.settings.max_events, self.settings.max_wait_s)
         self.deadline_ns = round(self.settings.deadline_s * 1e9)
         self.loaded = load(stage.spec, current_version(stage.spec), self.ring.frames)
@@ -212,7 +211,7 @@ class Inference:
         """Decide, count, publish, hand on."""
         table = split(packed, self.columns) | self._attached(blocks)
         ids = self._ids(blocks)
-        decision = self.router.decide(table, *ids)
+        decision = self.loaded.router.decide(table, *ids)
         values = self.page.values
         values[self.at["batches"]] += 1
         values[self.at["busy_ns"]] += time.monotonic_ns() - started_ns
@@ -273,8 +272,8 @@ class Inference:
             stream=self.stage.spec.stream,
             received_at=float(self.ring.header["received_at_s"][first.slot]),
             bundles=made_by.published if made_by is not None else (),
-            rules_sha256=self.router.rules_sha256,
-            routes=self.router.names,
+            rules_sha256=self.loaded.router.rules_sha256,
+            routes=self.loaded.router.names,
         )
         columns: dict[str, npt.NDArray[Any]] = {
             "train_id": ids[0],

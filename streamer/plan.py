@@ -6,6 +6,7 @@ same layouts, so no layout travels. Imports no torch: ingest and sink start in a
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,6 +23,7 @@ from streamer.errors import ConfigError
 from streamer.ledger import PageLayout, PageReader, inference_layout, ingest_layout, sink_layout
 from streamer.ring import Ring, RingLayout
 from streamer.routing import Route, Router
+from streamer.rules import Threshold, Vocabulary
 from streamer.store.lanes import CURSOR_INTS
 
 # A block of about this size: large enough that handing it over costs nothing beside copying it (100 us at
@@ -235,10 +237,25 @@ def attached_names(spec: StageSpec) -> tuple[str, ...]:
     return tuple(parse_attach(text).name for text in spec.settings.attach)
 
 
-def make_router(spec: StageSpec) -> Router:
-    """The stream's rules over its columns. Raises RouteError (a ConfigError)."""
+def make_router(spec: StageSpec, manifests: Sequence[Manifest] | None = None) -> Router:
+    """The stream's rules over its columns and the thresholds of `manifests` (None: of the bundles it began
+    with). Raises RouteError (a ConfigError).
+    """
     stream = spec.settings
-    return Router(routes(stream), columns_of(spec), attached_names(spec), spec.config.run, stream.name)
+    thresholds = _thresholds(_manifests(spec.bundles) if manifests is None else manifests)
+    vocabulary = Vocabulary(columns_of(spec), attached_names(spec), thresholds)
+    return Router(routes(stream), vocabulary, spec.config.run, stream.name)
+
+
+def _manifests(refs: Sequence[BundleRef]) -> list[Manifest]:
+    try:
+        return [read_manifest(Path(ref.path)) for ref in refs]
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _thresholds(manifests: Sequence[Manifest]) -> list[Threshold]:
+    return [Threshold(c.label, c.threshold, m.name) for m in manifests for c in m.calibrated]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ Sample: the finaliser of splitmix64 (Steele, Lea, Flood, doi:10.1145/2660193.266
 with SHA-256 of run, stream and route; an event is drawn when hash % one_in == 0, with a bias of at most
 one_in / 2**64. The route is in the seed so that two samples of one stream are independent: with one hash for
 both, one_in = 100 behind one_in = 10 would never draw.
+
+The hash of the rules is of their text. What calibrated.label stands for is pinned by the hash of the bundle.
 """
 
 import ast
@@ -23,9 +25,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from models.manifest import Column
 from streamer.errors import FAILOPEN_REASONS, ConfigError, StageError
-from streamer.rules import Bools, Compiler, Ids, Names, Table, Truth, Values
+from streamer.rules import Bools, Compiler, Ids, Names, Table, Truth, Values, Vocabulary
 
 VETO: Final = 0
 KEEP: Final = 1
@@ -82,22 +83,14 @@ _NONFINITE: Final = failopen_code("nonfinite")
 
 
 class Router:
-    """The compiled routes of one stream.
+    """The compiled routes of one stream; RouteError names all problems.
 
-    `columns` are the stream's result columns, `attached` its attached scalars. RouteError names all problems.
     `rules_sha256` identifies the rules: equal rules, whatever their spacing, have equal hashes.
     """
 
-    def __init__(
-        self,
-        routes: Sequence[Route],
-        columns: Sequence[Column],
-        attached: Sequence[str],
-        run: int,
-        stream: str,
-    ) -> None:
+    def __init__(self, routes: Sequence[Route], vocabulary: Vocabulary, run: int, stream: str) -> None:
         problems = list(_route_problems(routes))
-        names = Names(columns, attached, problems)
+        names = Names(vocabulary, problems)
         rules = [_compile(route, names, problems) for route in routes]
         if problems:
             raise RouteError(f"stream {stream!r}: routes cannot be used:\n  " + "\n  ".join(problems))
@@ -106,8 +99,9 @@ class Router:
         self._rules = rules
         self._seeds = [_seed(run, stream, name) for name in self.names]
         self._variables = names.used
-        used_attached = [v.column for v in names.used if v.column in attached]
-        self._float_columns = [c.name for c in columns if np.dtype(c.dtype).kind == "f"] + used_attached
+        used_attached = [v.column for v in names.used if v.column in vocabulary.attached]
+        floats = [c.name for c in vocabulary.columns if np.dtype(c.dtype).kind == "f"]
+        self._float_columns = floats + used_attached
 
     def decide(self, table: Table, train_id: Ids, pulse_id: Ids) -> Decision:
         """Verdicts for n events. `table`: result columns [n] or [n, width] and attached scalars [n].

@@ -5,7 +5,8 @@ Owns the grammar, the names a rule may use and their compilation. Not routes or 
     rule      comparisons, also chained, joined by and, or, not
     compared  numbers joined by + - * / // %, with abs(a), min(a, b), max(a, b), log(a), sqrt(a)
     number    a literal, a scalar column, column.label for one element of a vector column,
-              an attached scalar, train_id, pulse_id
+              an attached scalar, train_id, pulse_id, and calibrated.label: the threshold that a bundle of the
+              stream holds for one of its classes (`streamer calibrate`), a constant like a literal
 
 A label or attached name that is no Python name is written with '_' for every other character. Text is parsed
 with `ast`, checked against this grammar and compiled once to closures; nothing is evaluated as Python.
@@ -50,6 +51,26 @@ def identifier(label: str) -> str:
 
 # Names
 
+CALIBRATED: Final = "calibrated"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What a bundle of the stream was calibrated to; rules write calibrated.label."""
+
+    label: str
+    value: float
+    bundle: str
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the rules of a stream may mention: result columns, attached scalars, thresholds."""
+
+    columns: Sequence[Column]
+    attached: Sequence[str] = ()
+    thresholds: Sequence[Threshold] = ()
+
 
 @dataclass(frozen=True)
 class _Variable:
@@ -69,14 +90,21 @@ _IDS: Final = ("train_id", "pulse_id")
 class Names:
     """What a rule may mention. `used` grows as rules are compiled; its order is that of Values."""
 
-    def __init__(self, columns: Sequence[Column], attached: Sequence[str], problems: list[str]) -> None:
+    def __init__(self, vocabulary: Vocabulary, problems: list[str]) -> None:
         self.used: list[_Variable] = []
         self.vectors: dict[str, list[str]] = {}
         self.known: dict[str, _Variable] = {name: _Variable(name, None) for name in _IDS}
-        for column in columns:
+        self.thresholds: dict[str, list[Threshold]] = {}
+        for column in vocabulary.columns:
             self._add_column(column, problems)
-        for name in attached:
+        for name in vocabulary.attached:
             self._add(identifier(name), _Variable(name, None), problems)
+        for threshold in vocabulary.thresholds:
+            self.thresholds.setdefault(identifier(threshold.label), []).append(threshold)
+        if CALIBRATED in self.known or CALIBRATED in self.vectors:
+            problems.append(
+                f"the name {CALIBRATED!r} stands for the thresholds of bundles; rename the column"
+            )
 
     def _add_column(self, column: Column, problems: list[str]) -> None:
         name = identifier(column.name)
@@ -109,6 +137,20 @@ class Names:
         near = difflib.get_close_matches(name.casefold(), folded, n=3)
         shown = [folded[match] for match in near] or sorted(everything)[:20]
         return ("near: " if near else "known: ") + ", ".join(shown)
+
+    def calibrated(self, label: str) -> float | str:
+        """The threshold of a label as rules write it, or what is wrong with it."""
+        given = self.thresholds.get(label, [])
+        if len(given) == 1:
+            return given[0].value
+        if given:
+            bundles = " and ".join(threshold.bundle for threshold in given)
+            return f"{bundles} both hold a threshold for it; run them in two streams, or write the number"
+        known = ", ".join(f"{CALIBRATED}.{name}" for name in sorted(self.thresholds)[:20]) or "none"
+        return (
+            f"no bundle of this stream holds this threshold (there are: {known}); choose one with "
+            f"`streamer calibrate BUNDLE DATA --class {label or 'CLASS'}`"
+        )
 
 
 # Rule text to closures
@@ -203,8 +245,12 @@ class Compiler:
                 )
             case ast.Constant(value=value):
                 return self._constant(node, value)
-            case ast.Name(id=name):
+            case ast.Name(id=name) if name != CALIBRATED:
                 return self._variable(node, name)
+            case ast.Name():
+                return self._calibrated(node, "")
+            case ast.Attribute(value=ast.Name(id=column), attr=label) if column == CALIBRATED:
+                return self._calibrated(node, label)
             case ast.Attribute(value=ast.Name(id=column), attr=label):
                 return self._variable(node, f"{column}.{label}")
             case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
@@ -277,6 +323,10 @@ class Compiler:
             return self._no_number(node, f"unknown name {name!r}; {self.names.hint(name)}")
         slot = self.names.slot(name)
         return _Number(lambda values: values[slot], False)
+
+    def _calibrated(self, node: ast.expr, label: str) -> _Number:
+        found = self.names.calibrated(label)
+        return self._no_number(node, found) if isinstance(found, str) else self._constant(node, found)
 
     def _no_number(self, node: ast.expr, problem: str) -> _Number:
         self.problems.append(f"{_show(node)}: {problem}")

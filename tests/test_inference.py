@@ -25,7 +25,8 @@ from core_support import (
 )
 
 from models.bundle import load_bundle, run_bundle
-from streamer.errors import StageError
+from models.manifest import Calibrated, Column
+from streamer.errors import ConfigError, StageError
 from streamer.inference import Inference
 from streamer.ring import DONE, FREE, READY, TAKEN, encode_tokens
 from streamer.routing import KEEP, REASONS, VETO, failopen_code
@@ -390,6 +391,72 @@ def test_a_swap_to_other_columns_or_a_broken_bundle_is_refused(
     assert not answer["ok"]
     assert "sha256" in answer["error"]
     assert stream.get("inference", "swaps") == 0
+
+
+# --- thresholds of the bundles ------------------------------------------------------------------------
+
+P_COLUMNS = (Column("p", "float32", ("a", "b")), Column("target", "float32", ("x", "y", "z")))
+# The threshold of a manifest lies in 0..1; the untrained answers of the test lie somewhere in -10..10.
+CALIBRATED_ROUTE = '[[stream.route]]\nname = "high"\nwhen = "p.a >= 20 * calibrated.a - 10"'
+
+
+def calibrated(folder: Path, threshold: float | None) -> Path:
+    """The same weights each time, with another threshold of class `a`."""
+    entries = (
+        () if threshold is None else (Calibrated("a", threshold, 0.9, 0.9, 30, 0.5, "test", "2026-11-20"),)
+    )
+    return make_bundle(folder, 1, columns=P_COLUMNS, calibrated=entries)
+
+
+def kept(stream: Line, train: int) -> list[bool]:
+    return [reason == "route" for reason in answers(stream)[train]]
+
+
+def test_a_swap_takes_the_thresholds_of_the_new_bundle_with_it(folder: Path, tmp_path: Path) -> None:
+    frames = events(40, seed=9)
+    p = expected(calibrated(tmp_path / "probe", None), frames)[:, 0]
+    low, high = ((float(np.quantile(p, share)) + 10) / 20 for share in (0.25, 0.75))
+    first, second = calibrated(tmp_path / "low", low), calibrated(tmp_path / "high", high)
+    with line(folder, config_text([first], CALIBRATED_ROUTE).replace("block_events = 8", "")) as stream:
+        ingest, inference = stream.ingest(), stream.inference()
+        take(ingest, message(1, 40, frames))
+        serve(inference, stream)
+        assert Asker(stream, {"bundle": str(second)}).answer(inference.step)["ok"]
+        take(ingest, message(2, 40, frames))
+        serve(inference, stream)
+        stream.kill(inference)
+        take(ingest, message(3, 40, frames))
+        serve(stream.inference(), stream)
+        counts = [sum(kept(stream, train)) for train in (1, 2, 3)]
+        assert 25 <= counts[0] <= 35
+        assert 5 <= counts[1] <= 15
+        assert kept(stream, 3) == kept(stream, 2), "a restart takes the swapped threshold up"
+        assert not any(
+            after and not before for before, after in zip(kept(stream, 1), kept(stream, 2), strict=True)
+        )
+
+
+def test_a_swap_to_a_bundle_without_the_threshold_is_refused(folder: Path, tmp_path: Path) -> None:
+    first, second = calibrated(tmp_path / "with", 0.5), calibrated(tmp_path / "without", None)
+    with line(folder, config_text([first], CALIBRATED_ROUTE)) as stream:
+        inference = stream.inference()
+        answer = Asker(stream, {"bundle": str(second)}).answer(inference.step)
+        assert not answer["ok"]
+        assert "route 'high'" in answer["error"]
+        assert "`streamer calibrate BUNDLE DATA --class a`" in answer["error"]
+        assert inference.loaded.refs[0].name == "with"
+        take(stream.ingest(), message(1, 2))
+        serve(inference, stream)
+        assert set(answers(stream)[1]) <= {"route", "veto"}
+
+
+def test_a_stream_whose_bundle_has_no_threshold_does_not_start(folder: Path, tmp_path: Path) -> None:
+    text = config_text([calibrated(tmp_path / "without", None)], CALIBRATED_ROUTE)
+    with (
+        pytest.raises(ConfigError, match="no bundle of this stream holds this threshold"),
+        line(folder, text),
+    ):
+        pass
 
 
 def test_a_strange_request_of_several_parts_is_only_refused(stream: Line) -> None:

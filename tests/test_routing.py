@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from models.manifest import Column
 from streamer.errors import FAILOPEN_REASONS, ConfigError, StageError
 from streamer.routing import KEEP, NO_ROUTE, REASONS, VETO, Route, RouteError, Router, failopen, failopen_code
-from streamer.rules import MAX_RULE_CHARS, MAX_RULE_DEPTH, identifier
+from streamer.rules import MAX_RULE_CHARS, MAX_RULE_DEPTH, Threshold, Vocabulary, identifier
 
 COLUMNS = (
     Column("p", "float32", ("Streak", "Empty", "Core/shell", "not")),
@@ -18,11 +18,18 @@ COLUMNS = (
     Column("log_likelihood", "float32"),
     Column("cluster", "int32"),
 )
+THRESHOLDS = (
+    Threshold("Streak", 0.25, "one"),
+    Threshold("Core/shell", 0.5, "one"),
+    Threshold("Empty", 0.1, "one"),
+    Threshold("Empty", 0.2, "two"),
+)
 FAILOPEN_NONFINITE = failopen_code("nonfinite")
 
 
 def router(*routes, run=7, stream="droplets", attached=("xgm",)):
-    return Router([Route(*r) if isinstance(r, tuple) else r for r in routes], COLUMNS, attached, run, stream)
+    made = [Route(*r) if isinstance(r, tuple) else r for r in routes]
+    return Router(made, Vocabulary(COLUMNS, attached, THRESHOLDS), run, stream)
 
 
 def table(n, **columns):
@@ -391,7 +398,7 @@ def test_no_routes_at_all_is_refused():
 )
 def test_two_things_of_one_name_are_refused(columns, attached, name):
     with pytest.raises(RouteError, match=f"'{name}' is given twice"):
-        Router([Route("all")], columns, attached, 1, "s")
+        Router([Route("all")], Vocabulary(columns, attached), 1, "s")
 
 
 def test_rules_hash_is_of_the_meaning():
@@ -404,3 +411,55 @@ def test_rules_hash_is_of_the_meaning():
         ("a", "xgm > 1 and p.Streak < 2", 3),
     ]
     assert len({one, *(router(other).rules_sha256 for other in others)}) == 4
+
+
+# --- thresholds of the bundles ------------------------------------------------------------------------
+
+
+def test_a_calibrated_threshold_is_a_number_and_an_event_right_at_it_is_kept() -> None:
+    p = np.zeros((4, 4), np.float32)
+    p[:, 0] = [0.2, 0.25, 0.3, np.nan]
+    p[:, 2] = [0.6, 0.0, 0.0, 0.0]
+    assert kept("p.Streak >= calibrated.Streak", np.zeros(4), p=p) == [False, True, True, True]
+    assert kept("p.Streak > 2 * calibrated.Streak - 0.3", np.zeros(4), p=p) == [False, True, True, True]
+    assert kept("p.Core_shell >= calibrated.Core_shell", np.zeros(4), p=p) == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        (
+            "p.not_ >= calibrated.not_",
+            r"no bundle of this stream holds this threshold .*calibrated\.Core_shell, calibrated\.Empty.*"
+            r"`streamer calibrate BUNDLE DATA --class not_`",
+        ),
+        ("p.Empty >= calibrated.Empty", "one and two both hold a threshold for it; run them in two streams"),
+        ("p.Streak >= calibrated", "holds this threshold .*calibrated.Streak"),
+        ("p.Streak >= calibrated.Streak.high", "not allowed"),
+    ],
+)
+def test_a_threshold_that_is_not_clear_is_refused(when: str, message: str) -> None:
+    with pytest.raises(RouteError, match=message):
+        router(("r", when))
+
+
+def test_two_bundles_may_hold_a_threshold_that_no_rule_names() -> None:
+    assert router(("r", "p.Streak >= calibrated.Streak")).names == ("r",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "attached"), [([Column("calibrated", "float32")], ()), ([], ["calibrated"])]
+)
+def test_the_name_of_the_thresholds_is_taken(columns, attached) -> None:
+    with pytest.raises(RouteError, match="'calibrated' stands for the thresholds of bundles; rename"):
+        Router([Route("all")], Vocabulary(columns, attached), 1, "s")
+
+
+def test_the_hash_of_the_rules_is_of_their_text_not_of_the_threshold() -> None:
+    """A swap changes the threshold and the bundle's hash with it; the sink goes on with the same rules."""
+    route = Route("r", "p.Streak >= calibrated.Streak")
+    hashes = {
+        Router([route], Vocabulary(COLUMNS, (), [Threshold("Streak", value, "b")]), 1, "s").rules_sha256
+        for value in (0.1, 0.2)
+    }
+    assert len(hashes) == 1
