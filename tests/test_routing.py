@@ -421,7 +421,7 @@ def test_a_calibrated_threshold_is_a_number_and_an_event_right_at_it_is_kept() -
     p[:, 0] = [0.2, 0.25, 0.3, np.nan]
     p[:, 2] = [0.6, 0.0, 0.0, 0.0]
     assert kept("p.Streak >= calibrated.Streak", np.zeros(4), p=p) == [False, True, True, True]
-    assert kept("p.Streak > 2 * calibrated.Streak - 0.3", np.zeros(4), p=p) == [False, True, True, True]
+    assert kept("p.Streak > 2 * calibrated.Streak - 0.25", np.zeros(4), p=p) == [False, False, True, True]
     assert kept("p.Core_shell >= calibrated.Core_shell", np.zeros(4), p=p) == [True, False, False, True]
 
 
