@@ -13,7 +13,7 @@ from models.architectures import ARCHITECTURES
 from models.bundle import save_bundle
 from models.manifest import Column, Manifest
 from models.preprocess import Preprocess
-from models.recipes import recipe
+from models.recipes.table import recipe
 from models.simulation.labels import CLASSES
 from streamer.plan import SHIPPED_BUNDLES
 
@@ -33,7 +33,7 @@ def _fresh(folder: Path) -> Path:
     network = ARCHITECTURES[how.architecture](**how.options)
     manifest = Manifest(
         name=CLASSIFIER,
-        kind=how.kind,
+        kind="classifier",
         architecture=how.architecture,
         options=dict(how.options),
         input_shape=SHAPE,

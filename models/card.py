@@ -4,60 +4,38 @@ from typing import Any
 
 from models.manifest import Manifest
 
-_WHAT = {
-    "classifier": "Says which of 11 non-exclusive shapes a helium nanodroplet diffraction image shows.",
-    "vae_mixture": "Places a nanodroplet image in a latent space and says how usual that place is.",
-    "ednn": "Reads lattice spacings and the place on a pressure ramp from a powder diffractogram.",
-}
-_LIMITS = {
-    "classifier": """\
-Thresholds maximise F1 on events with rare shapes made more frequent; where rare shapes are as rare as
-measured, more of those found are false. Whether a fringe system is called NewtonRings, DoubleRings or
-Layered follows our reading of the published pictures.""",
-    "vae_mixture": """\
-Clusters are not classes: their numbers mean nothing by themselves. The log-likelihood ranks events; it is no
-probability of being new. Take thresholds from the percentiles of a run.""",
-    "ednn": """\
-The simulation is calibrated on two measured curves (n = 0 and 340 of the ramp); on those two the spacings are
-right within 0.002 angstrom and the place on the ramp within 0.01. Nothing between them could be checked.
-Knows one material pair, one photon energy (25.6 keV) and this angular grid. Latent numbers have no physical
-unit. A curve without sample still gets an answer: look at the intensity first.""",
-}
-
 
 def model_card(manifest: Manifest) -> str:
     """Markdown."""
     training = manifest.training
     return f"""# {manifest.name}
 
-{_WHAT[manifest.kind]}
+{training["about"]}
 
 | | |
 |---|---|
 | hash (of manifest.json) | `{manifest.sha256}` |
+| follows | {training["origin"]} |
 | architecture | `{manifest.architecture}` {manifest.options} |
+| parameters | {training["parameters"]:,} |
 | input | {manifest.input_dtype} {list(manifest.input_shape)}, raw |
 | columns | {", ".join(_column(manifest))} |
 | made by | `{training["command"]}`, {manifest.created} |
-| recipe | `models/recipes.py: {manifest.name}`, seed {training["seed"]}, {training["epochs_run"]} epochs |
-| training | {training["cpu_s"]} s of CPU time |
+| training | {_stages(training)}, seed {training["seed"]}, {training["cpu_s"]} s of CPU time |
+| speed | {training["events_per_s"]:,.0f} events/s on one core of the machine that trained it |
 
 ## Data
 
-Simulated ({_data(manifest)}):
-{training["train_events"]} events for training, {training["validation_events"]} for validation,
-{training["test_events"]} held out, from disjoint seeds. No measured image was seen.
+{_data(training)}
 
 ## Scores on held-out events
 
 {_scores(manifest.scores)}
-`baseline_...` is what the same score is without a network: the most frequent label set, a mixture on
-principal components, or a linear map from principal components.
-
+`baseline_...` is what the same score is for a simpler answer to the same question.
+{_calibrated(manifest)}
 ## Limits
 
-Trained on simulation: on measured data expect less, and score it before relying on it.
-{_LIMITS[manifest.kind]}
+{training["limits"]}
 """
 
 
@@ -65,11 +43,21 @@ def _column(manifest: Manifest) -> list[str]:
     return [f"`{column.name}` {column.dtype} x {column.width}" for column in manifest.columns]
 
 
-def _data(manifest: Manifest) -> str:
-    if manifest.kind == "ednn":
-        return "`models/simulation/diffractograms.py`"
-    evenness = manifest.training["evenness"]
-    return f"`models/simulation/nanodroplets.py`, evenness {evenness}; `natural`: measured label statistics"
+def _stages(training: dict[str, Any]) -> str:
+    return ", ".join(f"{stage['name']}: {stage['epochs_run']} epochs" for stage in training["stages"])
+
+
+def _data(training: dict[str, Any]) -> str:
+    counts = training["events"]
+    numbers = f"{counts['train']} events for training, {counts['validation']} for validation"
+    if "data" not in training:
+        return f"From files: {numbers}, {counts['test']} held out."
+    data = training["data"]
+    return (
+        f"Simulated (`{data['source']}` of `models/data_sets/simulated.py`, {data['options']}): {numbers}, "
+        f"{counts['test']} held out, from disjoint seeds. No measured event was seen.\n"
+        "On measured data expect less, and score it before relying on it."
+    )
 
 
 def _scores(scores: dict[str, Any]) -> str:
@@ -78,7 +66,27 @@ def _scores(scores: dict[str, Any]) -> str:
 
 def _table(values: dict[str, Any]) -> str:
     rows = ["| score | value |", "|---|---|"]
+    return "\n".join(rows + [f"| {name} | {value} |" for name, value in _flat(values, "")]) + "\n"
+
+
+def _flat(values: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    """Nested tables as rows; lists (curves) are for the report, not for the card."""
+    rows: list[tuple[str, Any]] = []
     for name, value in values.items():
-        entries = value.items() if isinstance(value, dict) else [("", value)]
-        rows += [f"| {name} {label} | {number} |" for label, number in entries]
-    return "\n".join(rows) + "\n"
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name} ")
+        elif not isinstance(value, list):
+            rows.append((f"{prefix}{name}", value))
+    return rows
+
+
+def _calibrated(manifest: Manifest) -> str:
+    if not manifest.calibrated:
+        return ""
+    rows = [
+        f"| {c.label} | {c.threshold:.6g} | {c.recall} | {c.confidence} | {c.positives} "
+        f"| {c.removed_share:.1%} | {c.data}, {c.date} |"
+        for c in manifest.calibrated
+    ]
+    head = "| class | threshold | recall at least | confidence | events of it | removed | data |"
+    return "\n## Thresholds with a promise\n\n" + "\n".join([head, "|---" * 7 + "|", *rows]) + "\n"

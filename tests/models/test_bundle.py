@@ -138,7 +138,7 @@ FAULTS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda t: t.update(extra=1), r"unknown key in .*manifest.json.*\['extra'\].*remove it"),
     (lambda t: t.pop("scores"), r"missing key .*none of \['scores'\]"),
     (lambda t: t.update(kind="gan"), r"kind in .*expected one of .*got 'gan'"),
-    (lambda t: t.update(format=2), "format in .*expected 1, got 2"),
+    (lambda t: t.update(format=3), "format in .*expected 2, got 3"),
     (lambda t: t.update(format=True), "type of 'format'.*expected int, got bool"),
     (lambda t: t.update(name=7), "type of 'name'.*expected str, got int"),
     (lambda t: t.update(name="../evil"), "name in .*choose a plain name"),

@@ -12,7 +12,7 @@ from models.scores import average_precision, cluster_scores, covered_variance, f
 from models.simulation import bank, nanodroplets
 from models.simulation.diffractograms import lines_at, targets
 from models.simulation.labels import CLASSES
-from models.tasks import primary_class
+from models.tasks.clusters import primary_class
 
 SHIPPED = Path(models.__file__).parent / "bundles"
 NAMES = ("diffraction_ednn", "droplet_cnn", "droplet_vae")

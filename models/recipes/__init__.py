@@ -1,0 +1,1 @@
+"""What is trained: named functions, each returning one complete configuration."""

@@ -1,0 +1,28 @@
+"""The table of tasks: the only names a recipe may ask for."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from models.data_sets.data_set import DataSet
+from models.manifest import ModelError
+from models.recipes.recipe import Recipe
+from models.tasks.clusters import ClusterTask
+from models.tasks.labels import LabelTask
+from models.tasks.structure import StructureTask
+from models.tasks.task import Task
+
+TASKS: Final[Mapping[str, Callable[[Recipe, DataSet], Task]]] = {
+    "labels": LabelTask,
+    "clusters": ClusterTask,
+    "structure": StructureTask,
+}
+
+
+def make_task(recipe: Recipe, train: DataSet) -> Task:
+    """The recipe's task for these training events. Raises ModelError for a name not in the table."""
+    if recipe.task not in TASKS:
+        raise ModelError(
+            f"task of recipe {recipe.name}: expected one of {tuple(TASKS)}, got {recipe.task!r}; "
+            "add it to models/tasks/table.py"
+        )
+    return TASKS[recipe.task](recipe, train)
