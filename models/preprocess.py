@@ -9,6 +9,9 @@ keys beside `op`:
     mask         0 where the array is 0      also where x is NaN: a masked pixel has no say
     scale        (x - offset) * factor
     crop         top, left, height, width    of the last two axes; a spectrum has top 0 and height 1
+    bin          means of factor x factor pixels, or of factor points; sizes must be multiples of it
+    resize       height, width (1 and width for a spectrum): bilinear, weighted over all pixels that a new
+                 one covers, so that nothing between the samples is lost
     log1p        ln(1 + max(x, 0))
     signed_log   sgn(x) alpha (ln(|x| + 1/e) + 1): julian-carpenter/airynet @7ad87bb, alpha 0.2
     standardise  (x - mean) / std of the event, as the LayerNorm in front of the networks of
@@ -25,9 +28,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.manifest import check_keys, fault
+from models.manifest import MAX_EVENT_ELEMENTS, check_keys, fault
 
 _FIX = "correct `preprocess` in the recipe and train or export again"
 ARRAY_STEPS: Final = ("dark", "gain", "mask")
@@ -37,6 +41,8 @@ _STEP_KEYS: Final[dict[str, dict[str, type]]] = {
     "mask": {},
     "scale": {"offset": float, "factor": float},
     "crop": {"top": int, "left": int, "height": int, "width": int},
+    "bin": {"factor": int},
+    "resize": {"height": int, "width": int},
     "log1p": {},
     "signed_log": {"alpha": float},
     "standardise": {"epsilon": float},
@@ -75,6 +81,7 @@ class Preprocess(nn.Module):
         self.input_shape = tuple(input_shape)
         self.spec: dict[str, Any] = {"steps": [dict(step) for step in spec["steps"]]}
         self._register(dict(arrays or {}))
+        self._size = (1, *self.input_shape)[-2:]  # height and width, as the steps change them
         self._steps = [self._build(step, i) for i, step in enumerate(self.spec["steps"])]
 
     def forward(self, raw: Tensor) -> Tensor:
@@ -102,23 +109,31 @@ class Preprocess(nn.Module):
                 raise fault(f"shape of {name}", "preprocess", self.input_shape, tuple(array.shape), _FIX)
             self.register_buffer(name, array.to(torch.float32))
 
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of what the network takes; a spectrum has height 1."""
+        return self._size
+
     def _build(self, step: Mapping[str, Any], index: int) -> Step:
         where, op = f"preprocess.steps[{index}]", step.get("op")
         if op not in _STEP_KEYS:
             raise fault("op", where, f"one of {tuple(_STEP_KEYS)}", repr(op), _FIX)
         check_keys(step, {"op": str} | _STEP_KEYS[op], where)
+        if op in ARRAY_STEPS and self._size != (1, *self.input_shape)[-2:]:
+            raise fault("order", where, f"{op} before the size changes", self._size, _FIX)
+        self._size = _size_after(step, self._size, where)
         steps: dict[str, Step] = {
             "dark": lambda x: x - self.get_buffer("dark"),
             "gain": lambda x: x * self.get_buffer("gain"),
             "mask": lambda x: torch.where(self.get_buffer("mask") != 0, x, 0.0),
             "scale": lambda x: _scale(x, step["offset"], step["factor"]),
             "crop": lambda x: _crop(x, step),
+            "bin": lambda x: _bin(x, step["factor"]),
+            "resize": lambda x: _resize(x, step["height"], step["width"]),
             "log1p": lambda x: torch.log1p(x.clamp_min(0.0)),
             "signed_log": lambda x: signed_log(x, step["alpha"]),
             "standardise": lambda x: standardise(x, step["epsilon"]),
         }
-        if op == "crop":
-            _check_crop(step, self.input_shape, where)
         return steps[op]
 
 
@@ -133,9 +148,44 @@ def _crop(x: Tensor, step: Mapping[str, Any]) -> Tensor:
     return x[..., columns] if x.ndim == 3 else x[..., top : top + step["height"], columns]
 
 
-def _check_crop(step: Mapping[str, Any], input_shape: tuple[int, ...], where: str) -> None:
-    height, width = (1, *input_shape)[-2:]
-    if not (0 <= step["top"] < step["top"] + step["height"] <= height) or not (
-        0 <= step["left"] < step["left"] + step["width"] <= width
-    ):
-        raise fault("crop", where, f"a rectangle inside {height} x {width}", dict(step), _FIX)
+def _bin(x: Tensor, factor: int) -> Tensor:
+    return F.avg_pool1d(x, factor) if x.ndim == 3 else F.avg_pool2d(x, factor)
+
+
+def _resize(x: Tensor, height: int, width: int) -> Tensor:
+    image = x.unsqueeze(2) if x.ndim == 3 else x
+    resized = F.interpolate(image, (height, width), mode="bilinear", antialias=True)
+    return resized.squeeze(2) if x.ndim == 3 else resized
+
+
+def _size_after(step: Mapping[str, Any], size: tuple[int, int], where: str) -> tuple[int, int]:
+    """Height and width behind a step. Raises BundleError for one that these cannot take."""
+    match step["op"]:
+        case "crop":
+            return _cropped(step, size, where)
+        case "bin":
+            return _binned(step["factor"], size, where)
+        case "resize":
+            height, width = step["height"], step["width"]
+            flat_stays_flat = (height == 1) == (size[0] == 1)
+            if min(height, width) < 1 or height * width > MAX_EVENT_ELEMENTS or not flat_stays_flat:
+                raise fault(
+                    "resize", where, f"positive sizes, height 1 for a spectrum ({size})", dict(step), _FIX
+                )
+            return height, width
+    return size
+
+
+def _cropped(step: Mapping[str, Any], size: tuple[int, int], where: str) -> tuple[int, int]:
+    for first, length, whole in (("top", "height", size[0]), ("left", "width", size[1])):
+        if not 0 <= step[first] < step[first] + step[length] <= whole:
+            raise fault("crop", where, f"a rectangle inside {size[0]} x {size[1]}", dict(step), _FIX)
+    return step["height"], step["width"]
+
+
+def _binned(factor: int, size: tuple[int, int], where: str) -> tuple[int, int]:
+    down = (1 if size[0] == 1 else factor, factor)
+    if factor < 1 or size[0] % down[0] or size[1] % down[1]:
+        remedy = "crop to a multiple first"
+        raise fault("bin", where, f"a factor of {size[0]} and {size[1]}", factor, remedy)
+    return size[0] // down[0], size[1] // down[1]

@@ -97,11 +97,45 @@ def test_signed_log_is_odd_and_finite_at_zero() -> None:
             {"steps": [{"op": "crop", "top": 0, "left": 3, "height": 4, "width": 2}]},
             "crop in .*a rectangle inside 4 x 4",
         ),
+        ({"steps": [{"op": "bin", "factor": 3}]}, "bin in .*a factor of 4 and 4, got 3; crop"),
+        ({"steps": [{"op": "resize", "height": 1, "width": 9}]}, "resize in .*positive sizes, height 1 for"),
+        ({"steps": [{"op": "bin", "factor": 2}, {"op": "mask"}]}, "expected mask before the size changes"),
     ],
 )
 def test_wrong_specification_is_refused(spec: dict[str, Any], message: str) -> None:
+    arrays = {"mask": torch.ones(4, 4)} if {"op": "mask"} in spec["steps"] else {}
     with pytest.raises(BundleError, match=message):
-        Preprocess(spec, (4, 4))
+        Preprocess(spec, (4, 4), arrays)
+
+
+def test_bin_is_the_mean_of_its_pixels() -> None:
+    raw = torch.arange(32.0).view(1, 4, 8)
+    frame = apply([{"op": "bin", "factor": 2}], raw)
+    assert frame.shape == (1, 1, 2, 4)
+    assert frame[0, 0, 1, 3] == (raw[0, 2:, 6:].sum() / 4)
+    assert apply([{"op": "bin", "factor": 4}], raw[:, 0])[0, 0].tolist() == [1.5, 5.5]
+
+
+def test_resize_keeps_a_plane_and_a_spectrums_mean() -> None:
+    """Bilinear: a plane stays one; a line narrower than a new bin keeps its area."""
+    plane = (torch.arange(12.0)[:, None] + 2 * torch.arange(12.0)).expand(1, 12, 12)
+    out = apply([{"op": "resize", "height": 6, "width": 4}], plane)[0, 0]
+    assert out.shape == (6, 4)
+    assert torch.diff(out[1:-1, 1:-1]).flatten().tolist() == pytest.approx([6.0] * 4, rel=1e-4)
+    line = torch.zeros(1, 100)
+    line[0, 50] = 1.0
+    binned = apply([{"op": "resize", "height": 1, "width": 10}], line)[0, 0]
+    assert binned.sum().item() == pytest.approx(0.1, rel=1e-4)
+
+
+def test_sizes_behind_the_steps_are_known() -> None:
+    steps = [
+        {"op": "crop", "top": 2, "left": 0, "height": 8, "width": 12},
+        {"op": "bin", "factor": 4},
+        {"op": "resize", "height": 5, "width": 7},
+    ]
+    made = Preprocess({"steps": steps}, (16, 12))
+    assert made.output_size == (5, 7) == tuple(made(torch.zeros(1, 16, 12)).shape[-2:])
 
 
 def test_array_of_wrong_shape_is_refused() -> None:
