@@ -1,0 +1,178 @@
+"""`streamer evaluate BUNDLE [DATA] --out DIR`: what a bundle is worth on held-out or on your own events.
+
+Writes report.json (every number) and report.html (one page to read). Owns the command and the summary; what
+is measured of each kind of model lies in `models.report`.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from models.bundle import Bundle, load_bundle
+from models.data_sets.data_set import DataSet
+from models.data_sets.splits import cache_folder, held_out
+from models.manifest import Manifest, ModelError
+from models.report import classifier
+from models.report.case import Case, Findings, make_case
+from models.report.measures import plain
+from models.report.page import Cell, Chapter, Section, Table, render
+
+HELD_OUT: Final = "held-out"
+REPORTS: Final[Mapping[str, Callable[[Case], Findings]]] = {
+    "classifier": classifier.report,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the events came from, and how this report was asked for."""
+
+    data: str
+    command: str
+
+
+def evaluate(bundle: Bundle, splits: Mapping[str, DataSet], out: Path, source: Source) -> dict[str, Any]:
+    """Report on each of `splits` into the folder `out`; gives what report.json holds. Raises ModelError."""
+    found = {name: REPORTS[bundle.manifest.kind](make_case(bundle, data)) for name, data in splits.items()}
+    report = _record(bundle.manifest, splits, found, source)
+    title = f"{bundle.manifest.name}: report"
+    chapters = [_summary(bundle.manifest, splits, found, source), *_chapters(splits, found)]
+    write(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write(out / "report.html", render(title, _lead(bundle.manifest), chapters))
+    return report
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, making its folder. Raises ModelError when that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            f"output {path}: expected a folder to write to, got: {error.strerror}; name another with --out"
+        ) from error
+
+
+def _record(
+    manifest: Manifest, splits: Mapping[str, DataSet], found: Mapping[str, Findings], source: Source
+) -> dict[str, Any]:
+    """The content of report.json."""
+    results = {
+        name: {"events": len(splits[name]), "notes": list(own.notes), "scores": plain(own.numbers)}
+        for name, own in found.items()
+    }
+    return {
+        "bundle": manifest.name,
+        "kind": manifest.kind,
+        "architecture": manifest.architecture,
+        "sha256": manifest.sha256,
+        "data": source.data,
+        "command": source.command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "results": results,
+        "scores_at_training": manifest.scores,
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "numpy", "matplotlib")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _lead(manifest: Manifest) -> str:
+    about = manifest.training.get("about")
+    return str(about) if about else f"A bundle of the kind {manifest.kind}, measured on events it never saw."
+
+
+def _summary(
+    manifest: Manifest, splits: Mapping[str, DataSet], found: Mapping[str, Findings], source: Source
+) -> Chapter:
+    counted = ", ".join(f"{name} {len(data)}" for name, data in splits.items())
+    rows: list[list[Cell]] = [
+        ["bundle", f"{manifest.name} ({manifest.kind}, {manifest.architecture})"],
+        ["hash", manifest.sha256],
+        ["made", f"{manifest.created}: {manifest.training.get('command', 'command not recorded')}"],
+        ["follows", str(manifest.training.get("origin", "not recorded"))],
+        ["data", source.data],
+        ["events", counted],
+        ["this report", f"{source.command}, {datetime.now(UTC).date().isoformat()}"],
+    ]
+    measured = Section("What was measured", (Table("", (), rows),))
+    return Chapter("Summary", (measured, _headlines(found), _limits(manifest)))
+
+
+def _headlines(found: Mapping[str, Findings]) -> Section:
+    rows: list[list[Cell]] = [
+        [line.name, split, line.value, line.baseline, line.meaning]
+        for split, own in found.items()
+        for line in own.headlines
+    ]
+    notes = tuple(dict.fromkeys(note for own in found.values() for note in own.notes))
+    if not rows:
+        return Section("Scores", notes or ("These events carry no targets, so there is nothing to score.",))
+    head = ("score", "events", "this bundle", "baseline", "what the baseline does")
+    caption = "Each score beside what it is without a network; the distance is what the network is worth."
+    return Section("Scores", (Table(caption, head, rows), *notes))
+
+
+def _limits(manifest: Manifest) -> Section:
+    written = str(manifest.training.get("limits", "")).strip() or "The bundle states none."
+    paragraphs = tuple(" ".join(part.split()) for part in written.split("\n\n"))
+    return Section("Limits", paragraphs)
+
+
+def _chapters(splits: Mapping[str, DataSet], found: Mapping[str, Findings]) -> list[Chapter]:
+    return [Chapter(f"On {len(splits[name])} events: {name}", own.sections) for name, own in found.items()]
+
+
+def load_data(options: argparse.Namespace, manifest: Manifest, console: Console) -> dict[str, DataSet]:
+    """The events that the command line names, by split. Raises ModelError."""
+    if options.data != HELD_OUT:
+        raise ModelError("files: not yet")
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("held-out events", total=None)
+        folder = options.cache or cache_folder()
+        return held_out(manifest, folder, lambda done: progress.update(bar, completed=done))
+
+
+def arguments(program: str, description: str) -> argparse.ArgumentParser:
+    """What `evaluate` and `explain` both take."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("data", nargs="?", default=HELD_OUT, help=f"file of events (default: {HELD_OUT})")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the report")
+    parser.add_argument("--cache", type=Path, help="folder that keeps simulated events")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    return parser
+
+
+def main(given: list[str] | None = None) -> int:
+    """The command; exit status 1 and one line on stderr if bundle or data cannot be used."""
+    options = arguments("python -m models.evaluate", "Report on a bundle.").parse_args(given)
+    torch.set_num_threads(options.threads)
+    try:
+        bundle = load_bundle(options.bundle)
+        splits = load_data(options, bundle.manifest, Console(stderr=True))
+        command = " ".join(["streamer evaluate", *(sys.argv[1:] if given is None else given)])
+        evaluate(bundle, splits, options.out, Source(options.data, command))
+    except ModelError as error:
+        Console(stderr=True).print(str(error), markup=False)
+        return 1
+    Console().print(f"{options.out / 'report.html'}", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""The report on a classifier of labels that do not exclude each other: how well each class is found.
+
+Bit accuracy stands only beside that of a predictor that always says the most frequent label set: with eleven
+rare labels that one has 93 % of the bits right.
+
+N events, L labels.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+
+from models.report import label_pictures as pictures
+from models.report import measures
+from models.report.case import Case, Findings, Float, Headline, aligned, select
+from models.report.labelled import Labelled, from_bits
+from models.report.measures import Bool, Counts
+from models.report.page import Cell, Section, Table
+from models.report.veto import kept, thresholds_with_promise, veto_parts
+from models.scores import average_precision, f1_per_label
+
+_MAJORITY: Final = "always the most frequent label set of these events"
+
+
+def report(case: Case) -> Findings:
+    """Numbers and pictures; without labels only what was said. Raises ModelError if classes do not fit."""
+    names = case.labels("p")
+    p_NL, said_NL = case.columns["p"], from_bits(case.columns["labels"], len(names))
+    answers = _answers(names, p_NL, said_NL)
+    if not case.labelled:
+        note = "The events have no labels: the report says what was answered, not whether it is right."
+        shares = {"said_share": measures.named(names, said_NL.mean(0))}
+        surest = Section("The surest events of each class", (pictures.surest(case, names, p_NL),))
+        return Findings(shares, (), (answers, surest), (note,))
+    truth, known = aligned(case, names)
+    own = Labelled(known, truth > 0.5, select(p_NL, names, known), select(said_NL, names, known))
+    return _labelled_report(case, own)
+
+
+def _labelled_report(case: Case, own: Labelled) -> Findings:
+    counts = measures.counts(own.truth, own.said)
+    numbers = _numbers(case, own, counts)
+    absent = [name for name, support in zip(own.names, counts.support, strict=True) if support == 0]
+    notes = [f"No event has the class {', '.join(absent)}: its scores are left out."] if absent else []
+    missing = [name for name in case.labels("p") if name not in own.names]
+    if missing:
+        notes.append(f"The labels do not tell of {', '.join(missing)}: not scored.")
+    sections = (
+        Section("How well each class is found", (_class_table(case, own, numbers), _two_by_two(own, counts))),
+        Section("Precision against recall", (pictures.precision_recall(own),)),
+        Section("What is said when a label is true", (pictures.co_occurrence(own),)),
+        Section("Can the probabilities be believed", (pictures.reliability(own),)),
+        Section("What a veto would remove", veto_parts(case, own)),
+        Section("Frames: surely right and surely wrong", (pictures.examples(case, own),)),
+    )
+    return Findings(numbers, _headlines(numbers), sections, tuple(notes))
+
+
+def _numbers(case: Case, own: Labelled, counts: Counts) -> dict[str, Any]:
+    truth_NL, said_NL = own.truth, own.said
+    majority_NL = np.broadcast_to(measures.most_frequent_set(truth_NL), truth_NL.shape)
+    occurs = truth_NL.any(0)
+    f1 = f1_per_label(truth_NL, said_NL)
+    ap = np.array([average_precision(*own.one(i)) for i in range(len(own.names))])
+    numbers = {
+        "macro_f1": f1[occurs].mean() if occurs.any() else None,
+        "macro_average_precision": ap[occurs].mean() if occurs.any() else None,
+        "exact_match": (truth_NL == said_NL).all(1).mean(),
+        "bit_accuracy": (truth_NL == said_NL).mean(),
+        "baseline_macro_f1": f1_per_label(truth_NL, majority_NL)[occurs].mean() if occurs.any() else None,
+        "baseline_macro_average_precision": truth_NL.mean(0)[occurs].mean() if occurs.any() else None,
+        "baseline_exact_match": (truth_NL == majority_NL).all(1).mean(),
+        "baseline_bit_accuracy": (truth_NL == majority_NL).mean(),
+        "classes": {name: _class_numbers(own, counts, i) for i, name in enumerate(own.names)},
+        "co_occurrence": measures.co_occurrence(truth_NL, said_NL),
+        "calibrated": {label: kept(own, label, t) for label, t in thresholds_with_promise(case, own).items()},
+    }
+    result: dict[str, Any] = measures.plain(numbers)
+    return result
+
+
+def _class_numbers(own: Labelled, counts: Counts, index: int) -> dict[str, Any]:
+    truth_N, p_N = own.one(index)
+    alone = own.said[:, index : index + 1]
+    occurs = bool(truth_N.any())
+    return {
+        "support": counts.support[index],
+        "f1": f1_per_label(truth_N[:, None], alone)[0] if occurs else None,
+        "precision": counts.precision[index],
+        "recall": counts.recall[index],
+        "average_precision": average_precision(truth_N, p_N),
+        "true_positive": counts.hits[index],
+        "false_positive": counts.false_alarms[index],
+        "false_negative": counts.missed[index],
+        "true_negative": counts.rejected[index],
+        "calibration_error": measures.reliability(truth_N, p_N).error,
+    }
+
+
+def _headlines(numbers: dict[str, Any]) -> tuple[Headline, ...]:
+    def line(name: str, key: str, meaning: str) -> Headline:
+        return Headline(name, numbers[key], numbers[f"baseline_{key}"], meaning)
+
+    return (
+        line("macro-F1", "macro_f1", _MAJORITY),
+        line("macro average precision", "macro_average_precision", "any order: the share of true events"),
+        line("exact match of the label set", "exact_match", _MAJORITY),
+        line("bit accuracy", "bit_accuracy", _MAJORITY),
+    )
+
+
+def _class_table(case: Case, own: Labelled, numbers: dict[str, Any]) -> Table:
+    thresholds = _thresholds(case, own.names)
+    keys = ("support", "f1", "precision", "recall", "average_precision")
+    rows: list[list[Cell]] = [
+        [name, *[numbers["classes"][name][key] for key in keys], thresholds.get(name)] for name in own.names
+    ]
+    head = ("class", "events", "F1", "precision", "recall", "average precision", "threshold")
+    return Table("A label is said where its probability is above the threshold of its class.", head, rows)
+
+
+def _thresholds(case: Case, known: tuple[str, ...]) -> dict[str, float]:
+    """The network's own, where it has one a class."""
+    names = case.labels("p")
+    for name, buffer in case.network.named_buffers():
+        if name.rpartition(".")[2] == "threshold" and tuple(buffer.shape) == (len(names),):
+            values = dict(zip(names, buffer.double().tolist(), strict=True))
+            return {name: values[name] for name in known}
+    return {}
+
+
+def _two_by_two(own: Labelled, counts: Counts) -> Table:
+    fields = (counts.hits, counts.false_alarms, counts.missed, counts.rejected)
+    rows: list[list[Cell]] = [
+        [name, *[int(field[i]) for field in fields]] for i, name in enumerate(own.names)
+    ]
+    head = ("class", "true and said", "said, not true", "true, not said", "neither")
+    return Table("The 2 × 2 confusion of each class, in events.", head, rows)
+
+
+def _answers(names: tuple[str, ...], p_NL: Float, said_NL: Bool) -> Section:
+    rows: list[list[Cell]] = [
+        [name, float(said_NL[:, i].mean()), float(np.median(p_NL[:, i]))] for i, name in enumerate(names)
+    ]
+    head = ("class", "said, share of events", "median probability")
+    return Section("What was answered", (Table("Over all events.", head, rows),))
