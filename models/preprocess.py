@@ -14,6 +14,7 @@ keys beside `op`:
                  one covers, so that nothing between the samples is lost
     log1p        ln(1 + max(x, 0))
     signed_log   sgn(x) alpha (ln(|x| + 1/e) + 1): julian-carpenter/airynet @7ad87bb, alpha 0.2
+    als_baseline smoothness, asymmetry, iterations: a spectrum less its asymmetric-least-squares baseline
     standardise  (x - mean) / std of the event, as the LayerNorm in front of the networks of
                  sunyue-xfel/Comparing-End-to-End-Machine-Learning-Methods-for-Spectra-Classification @4142f1c
 
@@ -31,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.baseline import BaselineSubtraction
 from models.manifest import MAX_EVENT_ELEMENTS, check_keys, fault
 
 _FIX = "correct `preprocess` in the recipe and train or export again"
@@ -45,6 +47,7 @@ _STEP_KEYS: Final[dict[str, dict[str, type]]] = {
     "resize": {"height": int, "width": int},
     "log1p": {},
     "signed_log": {"alpha": float},
+    "als_baseline": {"smoothness": float, "asymmetry": float, "iterations": int},
     "standardise": {"epsilon": float},
 }
 
@@ -81,7 +84,8 @@ class Preprocess(nn.Module):
         self.input_shape = tuple(input_shape)
         self.spec: dict[str, Any] = {"steps": [dict(step) for step in spec["steps"]]}
         self._register(dict(arrays or {}))
-        self._size = (1, *self.input_shape)[-2:]  # height and width, as the steps change them
+        # Height and width, as the steps change them.
+        self._size: tuple[int, int] = _last_two(self.input_shape)
         self._steps = [self._build(step, i) for i, step in enumerate(self.spec["steps"])]
 
     def forward(self, raw: Tensor) -> Tensor:
@@ -119,8 +123,10 @@ class Preprocess(nn.Module):
         if op not in _STEP_KEYS:
             raise fault("op", where, f"one of {tuple(_STEP_KEYS)}", repr(op), _FIX)
         check_keys(step, {"op": str} | _STEP_KEYS[op], where)
-        if op in ARRAY_STEPS and self._size != (1, *self.input_shape)[-2:]:
+        if op in ARRAY_STEPS and self._size != _last_two(self.input_shape):
             raise fault("order", where, f"{op} before the size changes", self._size, _FIX)
+        if op == "als_baseline":
+            return self._baseline_step(step, index)
         self._size = _size_after(step, self._size, where)
         steps: dict[str, Step] = {
             "dark": lambda x: x - self.get_buffer("dark"),
@@ -135,6 +141,16 @@ class Preprocess(nn.Module):
             "standardise": lambda x: standardise(x, step["epsilon"]),
         }
         return steps[op]
+
+    def _baseline_step(self, step: Mapping[str, Any], index: int) -> Step:
+        """A module, because its constants must move to the device with the others."""
+        where = f"preprocess.steps[{index}]"
+        if len(self.input_shape) != 1:
+            raise fault("als_baseline", where, "a spectrum", f"events of shape {self.input_shape}", _FIX)
+        options = {key: value for key, value in step.items() if key != "op"}
+        module = BaselineSubtraction(self._size[1], **options)
+        self.add_module(f"step{index}", module)
+        return module
 
 
 def _scale(x: Tensor, offset: float, factor: float) -> Tensor:
@@ -156,6 +172,11 @@ def _resize(x: Tensor, height: int, width: int) -> Tensor:
     image = x.unsqueeze(2) if x.ndim == 3 else x
     resized = F.interpolate(image, (height, width), mode="bilinear", antialias=True)
     return resized.squeeze(2) if x.ndim == 3 else resized
+
+
+def _last_two(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of an event; a spectrum has height 1."""
+    return (shape[-2] if len(shape) > 1 else 1), shape[-1]
 
 
 def _size_after(step: Mapping[str, Any], size: tuple[int, int], where: str) -> tuple[int, int]:

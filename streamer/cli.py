@@ -159,6 +159,30 @@ def train(context: typer.Context) -> None:
     raise typer.Exit(training.main(context.args))
 
 
+@app.command(context_settings=PASS_ON)
+def evaluate(context: typer.Context) -> None:
+    """Score a bundle on held-out or own events; a page and its numbers (`streamer evaluate --help`)."""
+    from models import evaluate as evaluation
+
+    raise typer.Exit(evaluation.main(context.args))
+
+
+@app.command(context_settings=PASS_ON)
+def explain(context: typer.Context) -> None:
+    """Show why a bundle answers as it does (`streamer explain --help`)."""
+    from models import explain as explanation
+
+    raise typer.Exit(explanation.main(context.args))
+
+
+@app.command(context_settings=PASS_ON)
+def calibrate(context: typer.Context) -> None:
+    """Choose a threshold that keeps a promised recall (`streamer calibrate --help`)."""
+    from models import calibrate as calibration
+
+    raise typer.Exit(calibration.main(context.args))
+
+
 def _control(socket: str) -> str:
     return socket or f"ipc://{runtime_folder()}/control"
 

@@ -192,6 +192,9 @@ def test_library_code_neither_asserts_nor_exits(module: str) -> None:
         "streamer.facility.simulator",
         "streamer.facility.replay",
         "models.train",
+        "models.evaluate",
+        "models.explain",
+        "models.calibrate",
     }
     assert not exits or module in entry, f"{module}: lines {exits}"
 
