@@ -4,11 +4,15 @@ N events, L labels, T targets. Definitions follow scikit-learn's of the same nam
 covered variance is that of Vladyka et al. (antonvladyka/eca @3aa67b9).
 """
 
+from collections.abc import Sequence
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Bool = NDArray[np.bool_]
+THRESHOLDS: Final = np.arange(0.05, 0.951, 0.01)  # those that are tried; beyond, few events decide
 
 
 def f1_per_label(truth_NL: Bool, said_NL: Bool) -> Array:
@@ -17,6 +21,19 @@ def f1_per_label(truth_NL: Bool, said_NL: Bool) -> Array:
     total = truth_NL.sum(0) + said_NL.sum(0)
     f1: Array = 2 * hits / np.maximum(total, 1)
     return f1
+
+
+def label_confusion(truth_NL: Bool, said_NL: Bool, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Of each label, how many events were right and wrong: hits, misses, false, rejected."""
+    counts = {
+        "hits": truth_NL & said_NL,
+        "misses": truth_NL & ~said_NL,
+        "false": ~truth_NL & said_NL,
+        "rejected": ~truth_NL & ~said_NL,
+    }
+    return {
+        name: {kind: int(table[:, i].sum()) for kind, table in counts.items()} for i, name in enumerate(names)
+    }
 
 
 def average_precision(truth_N: Bool, score_N: Array) -> float:
@@ -33,10 +50,9 @@ def average_precision(truth_N: Bool, score_N: Array) -> float:
 
 def best_thresholds(truth_NL: Bool, p_NL: Array) -> Array:
     """For each label the threshold of highest F1, from 0.05 to 0.95 in steps of 0.01; 0.5 if none occurs."""
-    grid = np.arange(0.05, 0.951, 0.01)
-    f1_GL = np.stack([f1_per_label(truth_NL, p_NL > threshold) for threshold in grid])
+    f1_GL = np.stack([f1_per_label(truth_NL, p_NL > threshold) for threshold in THRESHOLDS])
     # The middle of the best ones: the edge of a plateau is the first to fail on other data.
-    middle = [np.median(grid[f1 >= f1.max() - 1e-12]) for f1 in f1_GL.T]
+    middle = [np.median(THRESHOLDS[f1 >= f1.max() - 1e-12]) for f1 in f1_GL.T]
     thresholds: Array = np.where(truth_NL.any(0), middle, 0.5)
     return thresholds
 

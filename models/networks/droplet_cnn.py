@@ -6,84 +6,67 @@ sigmoid a class. Ours is smaller (26.8 M multiply-adds for 128 x 128, theirs 1.8
 ResNet-18), adds the maximum to the mean in the pooling (a rare fringe is local), and has one threshold a
 class instead of 0.5 for all.
 
+With `opposite` it also sees how each place differs from the one opposite to it: tilted bodies break that
+symmetry, and a convolution cannot look across the centre.
+
 B batch, C channels, H height, W width, L labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks.consistent import LabelNetwork
 from models.networks.layout import channels_last
+from models.networks.resnet import LOG_ALPHA, SLOPE, stages
 from models.preprocess import signed_log
 
-SLOPE = 0.2  # leaky ReLU, as airynet
-LOG_ALPHA = 0.2  # as airynet
-MAX_LABELS = 24  # the bitmask travels in a float32, exact below 2**24
+REDUCTION: Final = 4  # of the first convolution and maximum; the opposite view is averaged as much
+OPPOSITE_GAIN: Final = 5.0  # 1 / LOG_ALPHA: a factor of e between opposite places gives about 1
 
 
-class Block(nn.Module):
-    """Pre-activation residual block (He et al. 2016); the skip strides with a 1 x 1 convolution."""
+class DropletCNN(LabelNetwork):
+    """[B, 1, H, W] counts -> packed [B, L + 1]: probabilities, then the bitmask of those that are said."""
 
-    def __init__(self, width_in: int, width_out: int, stride: int) -> None:
-        super().__init__()
-        self.norm1 = nn.BatchNorm2d(width_in)
-        self.conv1 = nn.Conv2d(width_in, width_out, 3, stride, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width_out)
-        self.conv2 = nn.Conv2d(width_out, width_out, 3, 1, 1, bias=False)
-        same = stride == 1 and width_in == width_out
-        self.skip = nn.Identity() if same else nn.Conv2d(width_in, width_out, 1, stride, bias=False)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        activated = F.leaky_relu(self.norm1(x_BCHW), SLOPE)
-        skip = x_BCHW if isinstance(self.skip, nn.Identity) else self.skip(activated)
-        inner = F.leaky_relu(self.norm2(self.conv1(activated)), SLOPE)
-        return skip + self.conv2(inner)  # type: ignore[no-any-return]
-
-
-class DropletCNN(nn.Module):
-    """[B, 1, H, W] counts -> packed [B, L + 1]: probabilities, then the bitmask of those above threshold."""
-
-    def __init__(self, labels: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
-        super().__init__()
-        if not 1 <= labels <= MAX_LABELS or len(widths) != len(blocks) or not widths:
-            raise ValueError(
-                f"labels 1..{MAX_LABELS} and as many widths as blocks, got {labels}, {widths}, {blocks}"
-            )
-        self.packed_width = labels + 1
+    def __init__(
+        self,
+        labels: int,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        opposite: bool = False,
+        hierarchy: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(labels, hierarchy)
+        if len(widths) != len(blocks) or not widths:
+            raise ValueError(f"expected as many widths as blocks, got {widths}, {blocks}")
+        self.opposite = opposite
         self.first = nn.Conv2d(1, widths[0], 5, 2, 2, bias=False)
-        self.stages = nn.Sequential(*_stages(widths, blocks))
+        parts = stages(widths[0] + opposite, widths, blocks)
+        self.stages = nn.Sequential(*[block for part in parts for block in part.children()])
         self.norm = nn.BatchNorm2d(widths[-1])
         self.head = nn.Linear(2 * widths[-1], labels)
-        self.register_buffer("threshold", torch.full((labels,), 0.5))
-        self.register_buffer("bit", 2.0 ** torch.arange(labels))
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         """The last stage's activations [B, C, H/16, W/16]: what an explanation looks at."""
         # Pooled before the logarithm, not behind it: it rises everywhere, so the maximum is the same, for a
         # quarter of the logarithms.
         x = signed_log(F.max_pool2d(self.first(channels_last(x_BCHW)), 3, 2, 1), LOG_ALPHA)
+        if self.opposite:
+            x = torch.cat([x, _against_opposite(x_BCHW).to(x.dtype)], 1)
         return F.leaky_relu(self.norm(self.stages(x)), SLOPE)
 
-    def logits(self, x_BCHW: Tensor) -> Tensor:
-        """[B, L], what training compares with the labels."""
-        features = self.features(x_BCHW)
-        pooled_BC = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
-        return self.head(pooled_BC)  # type: ignore[no-any-return]
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        p_BL = torch.sigmoid(self.logits(x_BCHW).float())
-        above_BL = (p_BL > self.get_buffer("threshold")).float()
-        return torch.cat([p_BL, (above_BL * self.get_buffer("bit")).sum(1, keepdim=True)], 1)
+    def scores_of(self, features_BCHW: Tensor) -> Tensor:
+        pooled_BC = torch.cat([features_BCHW.mean((2, 3)), features_BCHW.amax((2, 3))], 1)
+        z_BL: Tensor = self.head(pooled_BC)
+        return z_BL
 
 
-def _stages(widths: Sequence[int], blocks: Sequence[int]) -> list[nn.Module]:
-    """The first stage keeps the size, every later one halves it."""
-    layers: list[nn.Module] = []
-    width_in = widths[0]
-    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
-        for index in range(count):
-            layers.append(Block(width_in, width, 2 if stage and index == 0 else 1))
-            width_in = width
-    return layers
+def _against_opposite(x_BCHW: Tensor) -> Tensor:
+    """Logarithm of the counts minus that of the place opposite to the centre, [B, 1, H/4, W/4]."""
+    # Padded as the convolution and the maximum pad, so that odd sizes agree: ceil(H / 4).
+    means = F.avg_pool2d(x_BCHW.float(), REDUCTION, ceil_mode=True)
+    decades = signed_log(means, LOG_ALPHA)
+    return OPPOSITE_GAIN * (decades - decades.flip(2, 3))
