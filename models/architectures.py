@@ -7,13 +7,23 @@ from torch import nn
 
 from models.manifest import Manifest, fault
 from models.networks.droplet_cnn import DropletCNN
+from models.networks.eca import ECA
 from models.networks.ednn import EDNN
+from models.networks.nnca import NNCA
+from models.networks.resnet import ResNet
+from models.networks.spectrum_inverse import SpectrumInverse
 from models.networks.vae_encoder import MixtureEncoder
+from models.networks.vgg import VGG
 
 ARCHITECTURES: Final[Mapping[str, type[nn.Module]]] = {
     "droplet_cnn": DropletCNN,
     "mixture_encoder": MixtureEncoder,
     "ednn": EDNN,
+    "nnca": NNCA,
+    "eca": ECA,
+    "spectrum_inverse": SpectrumInverse,
+    "resnet": ResNet,
+    "vgg": VGG,
 }
 
 
