@@ -2,7 +2,8 @@
 
 As in SAGAN (Zhang et al., arXiv 1805.08318): queries and keys of C / 8 channels by 1 x 1 convolutions,
 values of C, softmax over all places of the same image, and a learned scale that starts at 0: a network with
-it starts as the network without. Option of the networks of julian-carpenter/airynet @7ad87bb and beta-TCVAE @572d9e3.
+it starts as the network without. Option of the networks of julian-carpenter/airynet @7ad87bb and of its
+sister beta-TCVAE @572d9e3.
 
 B batch, C channels, H height, W width, N = H W places, D channels of a query.
 """

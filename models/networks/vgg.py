@@ -1,8 +1,8 @@
 """VGG-16 for diffraction images, fully convolutional, as in airynet.
 
 julian-carpenter/airynet @7ad87bb (Zimmermann et al., PRE 99, 063309, 2019) after Simonyan and Zisserman
-(arXiv 1409.1556): 13 convolutions of 3 x 3, a 2 x 2 maximum behind each of the five groups, then fc6 (7 x 7) and fc7
-of 4096 channels and the classes, as convolutions; dropout 0.5, leaky ReLU 0.1, no normalisation; the
+(arXiv 1409.1556): 13 convolutions of 3 x 3, a 2 x 2 maximum behind each of the five groups, then fc6 (7 x 7)
+and fc7 of 4096 channels and the classes, as convolutions; dropout 0.5, leaky ReLU 0.1, no normalisation; the
 logarithmic activation behind the first convolution only. Images larger than 224 give several places, whose
 outputs are averaged.
 
