@@ -23,14 +23,18 @@ from models.bundle import Bundle, load_bundle
 from models.data_sets.data_set import DataSet
 from models.data_sets.splits import cache_folder, held_out
 from models.manifest import Manifest, ModelError
-from models.report import classifier
+from models.report import classifier, clusters, phases, structure
 from models.report.case import Case, Findings, make_case
 from models.report.measures import plain
 from models.report.page import Cell, Chapter, Section, Table, render
+from models.report.recorded import recorded
 
 HELD_OUT: Final = "held-out"
 REPORTS: Final[Mapping[str, Callable[[Case], Findings]]] = {
     "classifier": classifier.report,
+    "phases": phases.report,
+    "vae_mixture": clusters.report,
+    "encoder_decoder": structure.report,
 }
 
 
@@ -110,7 +114,7 @@ def _summary(
         ["this report", f"{source.command}, {datetime.now(UTC).date().isoformat()}"],
     ]
     measured = Section("What was measured", (Table("", (), rows),))
-    return Chapter("Summary", (measured, _headlines(found), _limits(manifest)))
+    return Chapter("Summary", (measured, _headlines(found), recorded(manifest.scores), _limits(manifest)))
 
 
 def _headlines(found: Mapping[str, Findings]) -> Section:

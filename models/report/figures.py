@@ -101,7 +101,8 @@ def heatmap(axis: Any, values: Array, rows: Sequence[str], columns: Sequence[str
         if np.isfinite(value):
             colour = "#000000" if value > 0.6 * top else "#ffffff"
             axis.text(j, i, format(value, form), ha="center", va="center", color=colour, fontsize=8)
-    axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
+    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 3 else {}
+    axis.set_xticks(range(len(columns)), columns, **turned)
     axis.set_yticks(range(len(rows)), rows)
     axis.spines[:].set_visible(False)
 
@@ -116,6 +117,11 @@ def frame(axis: Any, event: Array, title: str = "") -> None:
         return
     axis.imshow(brightness(event), cmap="viridis", interpolation="nearest")
     axis.spines[:].set_visible(False)
+
+
+def row_name(axis: Any, name: str) -> None:
+    """The name of a row of pictures, upright beside its first."""
+    axis.text(-0.08, 0.5, name, transform=axis.transAxes, rotation=90, ha="right", va="center", fontsize=9)
 
 
 def brightness(event: Array) -> Array:

@@ -122,7 +122,7 @@ def examples(case: Case, own: Labelled) -> Picture:
             event = int(chosen[rank])
             figures.frame(axis, case.raw(event), f"{columns[kind]}  p {own.p[event, row]:.2f}")
         if place == 0:
-            axis.text(-0.08, 0.5, own.names[row], transform=axis.transAxes, rotation=90, **_ROW_NAME)
+            figures.row_name(axis, own.names[row])
 
     caption = (
         "A row a class: the two surest of those rightly said, of those said and not true, and of those true "
@@ -130,9 +130,6 @@ def examples(case: Case, own: Labelled) -> Picture:
     )
     svg = figures.panels(len(own.names) * per_row, draw, per_row, 1.55)
     return Picture(svg, caption, "Example events of each class: right, false alarm, missed")
-
-
-_ROW_NAME: Final[dict[str, Any]] = {"ha": "right", "va": "center", "fontsize": 9}
 
 
 def _picks(own: Labelled, index: int) -> tuple[NDArray[np.int64], ...]:

@@ -1,0 +1,55 @@
+"""The scores that a manifest recorded at training, as tables: whatever a task chose to record.
+
+Entries of equal form become one table, so that methods stand below each other: {"ours": {"homogeneity": ..},
+"spectral clustering": {"homogeneity": ..}} is a table of two rows.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from models.report.page import Cell, Part, Section, Table
+
+MAX_ROWS: Final = 64  # of a list of numbers more are a curve, and belong into report.json
+_NONE: Final = "The manifest records no scores."
+
+
+def recorded(scores: Mapping[str, Any]) -> Section:
+    """One section with all of it."""
+    parts: list[Part] = list(_tables(scores, "")) or [_NONE]
+    return Section("Scores recorded at training", tuple(parts))
+
+
+def _tables(table: Mapping[str, Any], path: str) -> Iterator[Table]:
+    plain = {key: value for key, value in table.items() if _is_cell(value)}
+    nested = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    if plain:
+        rows: list[list[Cell]] = [[key, value] for key, value in plain.items()]
+        yield Table(path or "Scores", ("score", "value"), rows[:MAX_ROWS])
+    if _columns(nested):
+        yield _matrix(nested, path)
+        return
+    for key, value in nested.items():
+        yield from _tables(value, f"{path}, {key}" if path else key)
+
+
+def _matrix(nested: Mapping[str, Mapping[str, Any]], path: str) -> Table:
+    """Rows and columns the other way round where that makes the table narrower."""
+    columns = _columns(nested)
+    if len(columns) > len(nested):
+        rows: list[list[Cell]] = [[name, *[nested[key].get(name) for key in nested]] for name in columns]
+        return Table(path or "Scores", ("", *nested), rows[:MAX_ROWS])
+    rows = [[key, *[entry.get(name) for name in columns]] for key, entry in nested.items()]
+    return Table(path or "Scores", ("", *columns), rows[:MAX_ROWS])
+
+
+def _columns(nested: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """The names that entries share, if all hold plain values and enough is shared to be one table."""
+    if len(nested) < 2 or not all(_is_cell(v) for entry in nested.values() for v in entry.values()):
+        return ()
+    names = dict.fromkeys(name for entry in nested.values() for name in entry)
+    filled = sum(len(entry) for entry in nested.values())
+    return tuple(names) if names and filled > 0.5 * len(names) * len(nested) else ()
+
+
+def _is_cell(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
