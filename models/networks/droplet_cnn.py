@@ -43,8 +43,9 @@ class DropletCNN(LabelNetwork):
         if len(widths) != len(blocks) or not widths:
             raise ValueError(f"expected as many widths as blocks, got {widths}, {blocks}")
         self.opposite = opposite
-        self.first = nn.Conv2d(1, widths[0], 5, 2, 2, bias=False)
-        parts = stages(widths[0] + opposite, widths, blocks)
+        # The view takes the place of one filter: 17 channels are half as fast as 16 on a CPU.
+        self.first = nn.Conv2d(1, widths[0] - opposite, 5, 2, 2, bias=False)
+        parts = stages(widths[0], widths, blocks)
         self.stages = nn.Sequential(*[block for part in parts for block in part.children()])
         self.norm = nn.BatchNorm2d(widths[-1])
         self.head = nn.Linear(2 * widths[-1], labels)
@@ -55,7 +56,8 @@ class DropletCNN(LabelNetwork):
         # quarter of the logarithms.
         x = signed_log(F.max_pool2d(self.first(channels_last(x_BCHW)), 3, 2, 1), LOG_ALPHA)
         if self.opposite:
-            x = torch.cat([x, _against_opposite(x_BCHW).to(x.dtype)], 1)
+            # Both in the same memory order: else the result has the slow one.
+            x = torch.cat([x, channels_last(_against_opposite(x_BCHW)).to(x.dtype)], 1)
         return F.leaky_relu(self.norm(self.stages(x)), SLOPE)
 
     def scores_of(self, features_BCHW: Tensor) -> Tensor:
