@@ -42,6 +42,7 @@ from models.manifest import (
     ModelError,
     dump_manifest,
 )
+from models.names import identifier
 from models.promise import Promise, check_share, interval, promise
 from models.tasks.task import answers
 
@@ -218,9 +219,10 @@ def _write(path: Path, content: bytes) -> None:
 def report(result: Result) -> str:
     """What was chosen and what it does, for people."""
     entry, made = result.entry, result.promise
+    name = identifier(entry.label)
     lines = [
-        f'{entry.label}: keep events with p >= {entry.threshold:.6g}; in a route: "p.{entry.label} >= '
-        f'calibrated.{entry.label}" (other characters than letters and digits: _)',
+        f"{entry.label}: keep events with p >= {entry.threshold:.6g}; in a route: "
+        f'when = "p.{name} >= calibrated.{name}"',
         f"recall {entry.recall:g} or more with confidence {entry.confidence:g}, for events like those of "
         f"{entry.data}: from {made.positives} events of the class, number {made.rank} from below",
     ]

@@ -19,7 +19,6 @@ against it and once for it; where the two differ there is no answer.
 
 import ast
 import difflib
-import keyword
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.manifest import Column
+from models.names import identifier
 
 MAX_RULE_CHARS: Final = 1000  # about ten times the longest rule a person reads at a glance
 MAX_RULE_DEPTH: Final = 32  # keeps the compiler's recursion far from Python's limit
@@ -40,13 +40,6 @@ Ids: TypeAlias = npt.NDArray[np.uint64]
 Table: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Values: TypeAlias = Sequence[Floats]  # one array [n] per variable that some rule reads
 Truth: TypeAlias = Callable[[Values, bool], Bools]  # (values, what a comparison without an answer counts as)
-
-
-def identifier(label: str) -> str:
-    """How a rule writes a label: 'Core/shell' -> 'Core_shell', '2 rings' -> '_2_rings', 'not' -> 'not_'."""
-    name = re.sub(r"\W", "_", label)
-    name = f"_{name}" if not name or name[0].isdigit() else name
-    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 # Names

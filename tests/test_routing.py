@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.manifest import Column
+from models.names import identifier
 from streamer.errors import FAILOPEN_REASONS, ConfigError, StageError
 from streamer.routing import KEEP, NO_ROUTE, REASONS, VETO, Route, RouteError, Router, failopen, failopen_code
-from streamer.rules import MAX_RULE_CHARS, MAX_RULE_DEPTH, Threshold, Vocabulary, identifier
+from streamer.rules import MAX_RULE_CHARS, MAX_RULE_DEPTH, Threshold, Vocabulary
 
 COLUMNS = (
     Column("p", "float32", ("Streak", "Empty", "Core/shell", "not")),
