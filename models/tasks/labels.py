@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import scores
 from models.architectures import ARCHITECTURES
@@ -59,7 +59,7 @@ class LabelTask:
         )
         return self.module
 
-    def score(self, network: LabelNetwork, train: DataSet, test: DataSet) -> dict[str, Any]:
+    def score(self, network: nn.Module, train: DataSet, test: DataSet) -> dict[str, Any]:
         truth_NL = test.targets.numpy() > 0.5
         packed = answers(self.preprocess, network, test)
         p_NL = packed[:, : len(self.names)].astype(np.float64)

@@ -1,0 +1,60 @@
+"""The study of events and photons: what is trained on what, and what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from models import study
+from models.fit import Hardware
+from models.manifest import ModelError
+from models.recipes.droplets import droplet_cnn
+from models.study import Lab, draw, main, noise_curve, size_curve, trained
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    recipe = droplet_cnn()
+    data = replace(recipe.data, train=40, validation=16, test=24, options={"evenness": 1.0, "size_px": 32})
+    options = {**recipe.options, "widths": [4], "blocks": [1]}
+    tiny = replace(recipe, data=data, options=options, stages=(replace(recipe.stages[0], batch=10),))
+    hardware = Hardware(torch.device("cpu"), bfloat16=False)
+    return Lab(tiny, tmp_path_factory.mktemp("cache"), hardware, Console(quiet=True), steps=4)
+
+
+def test_every_size_gets_its_own_training(lab: Lab) -> None:
+    rows = size_curve(lab, [10, 40])
+    assert [row["events"] for row in rows] == [10, 40]
+    assert all(0 <= row["macro_f1"] <= 1 for row in rows)
+
+
+def test_noise_changes_the_photons_and_not_the_droplets(lab: Lab) -> None:
+    faint, bright = (lab.events("test", photons=[p, p]) for p in (1e3, 1e6))
+    assert torch.equal(faint.targets, bright.targets)
+    assert torch.equal(faint.facts["radius_nm"], bright.facts["radius_nm"])
+    assert bright.inputs.float().mean() > 2 * faint.inputs.float().mean()
+    _, network = trained(lab, (lab.events("train"), lab.events("validation")))
+    rows = noise_curve(lab, [1e3, 1e6], network)
+    assert [row["photons"] for row in rows] == [1e3, 1e6]
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    rows = [{"events": n, "photons": n, "macro_f1": 0.5} for n in (1000, 2000)]
+    draw({"sizes": rows, "noise": rows, "faint": rows, "faint_photons": 1e4}, tmp_path / "a" / "study.png")
+    assert (tmp_path / "a" / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sizes_beyond_the_data_are_refused(lab: Lab) -> None:
+    with pytest.raises(ModelError, match=r"10 to 40 training events, got \[41\]"):
+        size_curve(lab, [41])
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = Path(study.__file__).parent / "bundles" / "droplet_cnn"
+    arguments = ["droplet_cnn", "--out", str(tmp_path / "s.json"), "--bundle", str(bundle), "--sizes", "x"]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert "--sizes: expected numbers" in said or "--bundle" in said
+    assert not (tmp_path / "s.json").exists()
