@@ -6,11 +6,19 @@ from typing import Any, Final
 from torch import nn
 
 from models.manifest import Manifest, fault
+from models.networks.binned import BinnedNetwork
 from models.networks.droplet_cnn import DropletCNN
 from models.networks.eca import ECA
 from models.networks.ednn import EDNN
 from models.networks.nnca import NNCA
 from models.networks.resnet import ResNet
+from models.networks.spectra_attention import SpectraAttention
+from models.networks.spectra_autoweights import SpectraAutoWeights
+from models.networks.spectra_cnn import SpectraCNN
+from models.networks.spectra_fcnn import SpectraFCNN
+from models.networks.spectra_lstm import SpectraLSTM
+from models.networks.spectra_msresnet import SpectraMSResNet
+from models.networks.spectra_transformer import SpectraTransformer
 from models.networks.spectrum_inverse import SpectrumInverse
 from models.networks.vae_encoder import MixtureEncoder
 from models.networks.vgg import VGG
@@ -22,6 +30,14 @@ ARCHITECTURES: Final[Mapping[str, type[nn.Module]]] = {
     "nnca": NNCA,
     "eca": ECA,
     "spectrum_inverse": SpectrumInverse,
+    "spectra_fcnn": SpectraFCNN,
+    "spectra_cnn": SpectraCNN,
+    "spectra_msresnet": SpectraMSResNet,
+    "spectra_lstm": SpectraLSTM,
+    "spectra_transformer": SpectraTransformer,
+    "spectra_attention": SpectraAttention,
+    "spectra_autoweights": SpectraAutoWeights,
+    "spectra_binned": BinnedNetwork,
     "resnet": ResNet,
     "vgg": VGG,
 }

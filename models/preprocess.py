@@ -14,6 +14,7 @@ keys beside `op`:
                  one covers, so that nothing between the samples is lost
     log1p        ln(1 + max(x, 0))
     signed_log   sgn(x) alpha (ln(|x| + 1/e) + 1): julian-carpenter/airynet @7ad87bb, alpha 0.2
+    two_point_correlation  rings, angles, floor: the image over (q, angle) that no turning changes
     als_baseline smoothness, asymmetry, iterations: a spectrum less its asymmetric-least-squares baseline
     standardise  (x - mean) / std of the event, as the LayerNorm in front of the networks of
                  sunyue-xfel/Comparing-End-to-End-Machine-Learning-Methods-for-Spectra-Classification @4142f1c
@@ -33,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.baseline import BaselineSubtraction
+from models.correlation import two_point_correlation
 from models.manifest import MAX_EVENT_ELEMENTS, check_keys, fault
 
 _FIX = "correct `preprocess` in the recipe and train or export again"
@@ -47,6 +49,7 @@ _STEP_KEYS: Final[dict[str, dict[str, type]]] = {
     "resize": {"height": int, "width": int},
     "log1p": {},
     "signed_log": {"alpha": float},
+    "two_point_correlation": {"rings": int, "angles": int, "floor": float},
     "als_baseline": {"smoothness": float, "asymmetry": float, "iterations": int},
     "standardise": {"epsilon": float},
 }
@@ -136,6 +139,9 @@ class Preprocess(nn.Module):
             "crop": lambda x: _crop(x, step),
             "bin": lambda x: _bin(x, step["factor"]),
             "resize": lambda x: _resize(x, step["height"], step["width"]),
+            "two_point_correlation": lambda x: two_point_correlation(
+                x, step["rings"], step["angles"], step["floor"]
+            ),
             "log1p": lambda x: torch.log1p(x.clamp_min(0.0)),
             "signed_log": lambda x: signed_log(x, step["alpha"]),
             "standardise": lambda x: standardise(x, step["epsilon"]),
@@ -194,7 +200,17 @@ def _size_after(step: Mapping[str, Any], size: tuple[int, int], where: str) -> t
                     "resize", where, f"positive sizes, height 1 for a spectrum ({size})", dict(step), _FIX
                 )
             return height, width
+        case "two_point_correlation":
+            return _correlated(step, size, where)
     return size
+
+
+def _correlated(step: Mapping[str, Any], size: tuple[int, int], where: str) -> tuple[int, int]:
+    rings, angles = step["rings"], step["angles"]
+    if size[0] == 1 or rings < 1 or angles < 4 or angles % 2 or rings * angles > MAX_EVENT_ELEMENTS:
+        expected = "a frame, rings >= 1 and an even number of angles >= 4"
+        raise fault("two_point_correlation", where, expected, (size, dict(step)), _FIX)
+    return rings, angles // 2
 
 
 def _cropped(step: Mapping[str, Any], size: tuple[int, int], where: str) -> tuple[int, int]:

@@ -23,12 +23,14 @@ from models.bundle import GOLDEN_EVENTS, save_bundle
 from models.card import model_card
 from models.checkpoint import Checkpoint
 from models.data_sets.data_set import DataSet
+from models.data_sets.files import Wanted, add_data_arguments, data_from, load_files
+from models.data_sets.hash_split import split
 from models.data_sets.splits import cache_folder, load_split, split_names
 from models.fit import Epoch, Hardware
 from models.manifest import INPUT_DTYPES, Manifest, ModelError
 from models.recipes.recipe import Recipe
 from models.recipes.table import RECIPES, recipe
-from models.tasks.table import make_task
+from models.tasks.table import TASKS, make_task
 from models.tasks.task import Task, answers
 
 UNSEEN: Final = ("train", "validation")  # splits that are not scored
@@ -206,7 +208,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cache", type=Path, default=cache_folder(), help="folder that keeps simulated events"
     )
+    parser.add_argument(
+        "--data", type=Path, help="file or folder of own events in place of the recipe's simulated ones"
+    )
+    add_data_arguments(parser)
     return parser
+
+
+def _splits(chosen: Recipe, options: argparse.Namespace, console: Console) -> dict[str, DataSet]:
+    if options.data is None:
+        return simulated_splits(chosen, options.cache, console)
+    kind = TASKS[chosen.task].kind
+    classes = kind in ("classifier", "phases")
+    wanted = Wanted(labelled=kind != "vae_mixture", classes=classes, exclusive=kind == "phases")
+    return split(load_files(data_from(options.data, options), wanted), chosen.seed)
 
 
 def _hardware(options: argparse.Namespace) -> Hardware:
@@ -235,8 +250,8 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     try:
         chosen = _chosen(options)
-        splits = simulated_splits(chosen, options.cache, console)
-        manifest = train_bundle(chosen, splits, Where(options.out, _hardware(options), console))
+        where = Where(options.out, _hardware(options), console)
+        manifest = train_bundle(chosen, _splits(chosen, options, console), where, options.data is None)
     except ModelError as error:
         Console(stderr=True).print(str(error), markup=False, highlight=False)
         return 1

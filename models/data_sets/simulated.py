@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 from numpy.typing import NDArray
 
 from models.manifest import ModelError
-from models.simulation import diffractograms, nanodroplets
+from models.simulation import diffractograms, germania, nanodroplets, pressure_ramps, water
 from models.simulation.labels import CLASSES
 
 Arrays = dict[str, NDArray[Any]]
@@ -54,6 +54,16 @@ SIMULATED: Final[Mapping[str, Simulated]] = {
     # natural: label sets as often as they were measured.
     "droplets": Simulated(CLASSES, nanodroplets.make, _DROPLET_MODULES, {"natural": {"evenness": 0.0}}),
     "diffractograms": Simulated(diffractograms.TARGET_NAMES, _diffractograms, ("diffractograms",)),
+    # ramps: whole runs in time order, for the boundary between the phases.
+    "pressure_ramps": Simulated(
+        pressure_ramps.PHASES,
+        pressure_ramps.make,
+        ("pressure_ramps", "diffractograms"),
+        {"ramps": {"whole_ramps": 12}},
+    ),
+    "water_spectra": Simulated(water.MOLECULE, water.spectrum_to_structure, ("water",)),
+    "water_structures": Simulated(water.SPECTRUM_NAMES, water.structure_to_spectrum, ("water",)),
+    "germania": Simulated(germania.TARGET_NAMES, germania.make, ("germania",)),
 }
 
 

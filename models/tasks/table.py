@@ -1,6 +1,6 @@
 """The table of tasks: the only names a recipe may ask for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from models.data_sets.data_set import DataSet
@@ -8,13 +8,16 @@ from models.manifest import ModelError
 from models.recipes.recipe import Recipe
 from models.tasks.clusters import ClusterTask
 from models.tasks.labels import LabelTask
-from models.tasks.structure import StructureTask
+from models.tasks.phases import PhaseTask
+from models.tasks.structure import InverseTask, StructureTask
 from models.tasks.task import Task
 
-TASKS: Final[Mapping[str, Callable[[Recipe, DataSet], Task]]] = {
+TASKS: Final[Mapping[str, type[Task]]] = {
     "labels": LabelTask,
+    "phases": PhaseTask,
     "clusters": ClusterTask,
     "structure": StructureTask,
+    "structure_inverse": InverseTask,
 }
 
 

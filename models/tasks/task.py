@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.data_sets.data_set import DataSet
 from models.manifest import Column
 from models.preprocess import Preprocess
-from models.recipes.recipe import Stage
+from models.recipes.recipe import Recipe, Stage
 
 # Large enough for full speed on a CPU, small enough that activations of a 128 x 128 frame stay in its cache.
 EVALUATION_BATCH: Final = 64
@@ -26,10 +26,10 @@ class Task(Protocol):
     The trained module need not be the network that is shipped.
     """
 
-    @property
-    def kind(self) -> str:
-        """Of the manifest; says which columns there are and what they mean."""
-        ...
+    kind: str
+    """Of the manifest, an attribute of the class; says which columns there are and what they mean."""
+
+    def __init__(self, recipe: Recipe, train: DataSet) -> None: ...
 
     @property
     def options(self) -> Mapping[str, Any]:
