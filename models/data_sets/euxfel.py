@@ -56,7 +56,7 @@ def find_euxfel(paths: Sequence[Path], where: Where, event_shape: tuple[int, ...
 def _indexed(file: h5py.File, name: str, stored: int) -> tuple[Rows, Ids, Ids]:
     """Rows of a file's dataset in the order of the trains, with the ids of each."""
     trains = file["INDEX/trainId"][()].astype(np.uint64)
-    first, count = (file[f"INDEX/{name}/{part}"][()].astype(np.int64) for part in ("first", "count"))
+    first, count = _first_and_count(file, name)
     count = np.where(trains[: len(count)] > 0, count, 0)  # trains are padded with zeros
     if (count < 0).any() or (count.any() and (first + count)[count > 0].max() > stored):
         raise ModelError(
@@ -68,6 +68,19 @@ def _indexed(file: h5py.File, name: str, stored: int) -> tuple[Rows, Ids, Ids]:
     pulses = file.get(f"INSTRUMENT/{name}/pulseId")
     pulse_id = within if pulses is None else pulses[()].ravel()[rows]
     return rows, train_id, pulse_id.astype(np.uint64)
+
+
+def _first_and_count(file: h5py.File, name: str) -> tuple[Rows, Rows]:
+    """Of each train; files before format 1.0 have the last row and a status instead of the count."""
+    index = {part: data[()].astype(np.int64) for part, data in file[f"INDEX/{name}"].items()}
+    if {"first", "last", "status"} <= set(index):
+        return index["first"], np.where(index["status"] > 0, index["last"] - index["first"] + 1, 0)
+    if not {"first", "count"} <= set(index):
+        raise ModelError(
+            f"INDEX/{name} of {file.filename}: expected first and count, got {sorted(index)}; "
+            "copy the file again"
+        )
+    return index["first"], index["count"]
 
 
 def _source_and_key(

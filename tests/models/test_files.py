@@ -193,6 +193,31 @@ def test_some_rows_of_several_files_are_read_as_they_lie(tmp_path: Path, csv: Wr
     assert data.targets[:, 1].tolist() == [1, 0, 1, 1, 1, 0]
 
 
+@pytest.mark.parametrize("version", ["0.5", "1.2"])
+def test_european_xfels_own_examples_are_read_as_extra_data_reads_them(
+    tmp_path: Path, csv: Write, version: str
+) -> None:
+    from extra_data import H5File
+    from extra_data.tests.make_examples import make_fxe_da_file
+
+    path, source, key = (
+        tmp_path / "RAW-R0450-DA01-S00001.h5",
+        "FXE_XAD_GEC/CAM/CAMERA:daqOutput",
+        "data.image.pixels",
+    )
+    make_fxe_da_file(str(path), format_version=version)
+    with h5py.File(path, "a") as file:
+        pixels = file[f"INSTRUMENT/{source}/data/image/pixels"]
+        pixels[:, 0, 0] = np.arange(len(pixels))
+    with H5File(path) as run:
+        known = run[source, key]
+        expected, trains = known.ndarray()[:20, :4, :4], known.train_id_coordinates()[:20].tolist()
+    labels = csv("train_id,pulse_id,label\n" + "".join(f"{t},0,c{t % 2}\n" for t in trains))
+    data = read(path, labels, source=source, key=key, labelled_only=True)
+    assert np.array_equal(data.inputs[:, :4, :4].numpy(), expected)
+    assert data.facts["train_id"].tolist() == trains
+
+
 def test_a_folder_with_every_event_twice_is_refused(tmp_path: Path, csv: Write) -> None:
     exdf(tmp_path / "a.h5", [10], [3], 0)
     exdf(tmp_path / "b.h5", [10], [3], 0)
