@@ -9,6 +9,7 @@ N curves in time order, L classes.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,7 @@ Ints = NDArray[np.int64]
 BELIEVABILITY: Final = (1.4337, 0.4337)
 NARROWEST: Final = 0.1  # curves: a logistic steeper than this is a step between two curves
 SEARCH: Final = 30.0  # curves around the switch of the labels: a better fit further off is another transition
+AIM_CURVES: Final = 5  # how far off a boundary may be
 LOGISTIC_10_TO_90: Final = 2 * math.log(9)  # from 0.1 to 0.9 a logistic takes so many of its scales
 
 
@@ -73,11 +75,58 @@ def transition(p_high_N: Array) -> tuple[float, float]:
     return place + 0.5, float(scale * LOGISTIC_10_TO_90)
 
 
-def macro_f1(truth_N: Ints, said_N: Ints, classes: int) -> float:
-    """Mean F1 of the classes that occur or are said."""
-    hits = np.array([((truth_N == c) & (said_N == c)).sum() for c in range(classes)])
+@dataclass(frozen=True)
+class Runs:
+    """Whole runs: number of the run, of the curve in it, true number of curves before the transition, and
+    places of the reference ramp that a curve moves on; all [N]."""
+
+    ramp: Ints
+    curve_number: Ints
+    boundary: Ints
+    speed: Array
+
+
+def ramp_scores(runs: Runs, p_NL: Array, phase_N: Ints) -> dict[str, float]:
+    """Means and worst over the runs, from probabilities [N, L] (low and high pressure first) and labels.
+
+    Errors are distances to the true boundary, in curves of that run and in places of the reference ramp (a
+    slow run has many curves a place).
+    """
+    each = [_one_run(runs, np.flatnonzero(runs.ramp == ramp), p_NL, phase_N) for ramp in np.unique(runs.ramp)]
+    table = {key: np.array([scores[key] for scores in each]) for key in each[0]}
+    return {
+        "runs": float(len(each)),
+        "p_conf": float(table["p_conf"].mean()),
+        "p_conf_worst": float(table["p_conf"].min()),
+        "boundary_error_curves": float(table["error"].mean()),
+        "boundary_error_curves_worst": float(table["error"].max()),
+        "boundary_error_places": float(table["places"].mean()),
+        "transition_error_curves": float(table["fitted"].mean()),
+        "transition_width_curves": float(table["width"].mean()),
+        "runs_within_5_curves": float((table["error"] <= AIM_CURVES).mean()),
+    }
+
+
+def _one_run(runs: Runs, rows: Ints, p_NL: Array, phase_N: Ints) -> dict[str, float]:
+    rows = rows[np.argsort(runs.curve_number[rows], kind="stable")]
+    true, said = int(runs.boundary[rows[0]]), phase_N[rows]
+    low, high = p_NL[rows, 0], p_NL[rows, 1]
+    place, width = transition(high / np.maximum(low + high, np.finfo(np.float64).tiny))
+    error = float(abs(boundary(said) - true))
+    return {
+        "p_conf": confidence(said),
+        "error": error,
+        "places": error * float(runs.speed[rows[0]]),
+        "fitted": abs(place - true),
+        "width": width,
+    }
+
+
+def f1_per_class(truth_N: Ints, said_N: Ints, classes: int) -> Array:
+    """2 TP / (2 TP + FP + FN) of each class, [L]; NaN where it neither occurs nor is said."""
+    hits = np.array([((truth_N == c) & (said_N == c)).sum() for c in range(classes)], np.float64)
     total = np.array([(truth_N == c).sum() + (said_N == c).sum() for c in range(classes)])
-    return float((2 * hits[total > 0] / total[total > 0]).mean())
+    return np.where(total > 0, 2 * hits / np.maximum(total, 1), np.nan)
 
 
 def _best(p_N: Array, centres: Array, scales: Array) -> tuple[float, float]:

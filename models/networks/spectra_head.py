@@ -26,6 +26,10 @@ class PhaseNetwork(nn.Module):
         """[B, L], what training compares with the classes."""
         raise NotImplementedError(f"{type(self).__name__} has no logits")
 
+    def loss(self, x_B1N: Tensor, target_BL: Tensor) -> Tensor:
+        """Mean cross-entropy against one-hot classes."""
+        return F.cross_entropy(self.logits(x_B1N), target_BL)
+
     def forward(self, x_B1N: Tensor) -> Tensor:
         return packed(self.logits(x_B1N).float().softmax(1))
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from models.manifest import ModelError
-from models.recipes import clusters, droplets, structure
+from models.recipes import clusters, droplets, spectra, structure
 from models.recipes.recipe import Recipe
 
-_ALL = (*droplets.RECIPES, *clusters.RECIPES, *structure.RECIPES)
+_ALL = (*droplets.RECIPES, *clusters.RECIPES, *structure.RECIPES, *spectra.RECIPES)
 RECIPES: Final[Mapping[str, Callable[[], Recipe]]] = {function.__name__: function for function in _ALL}
 
 

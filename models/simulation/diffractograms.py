@@ -56,7 +56,9 @@ _LAST: Final = {
     "C_200": (14.351, 9.2, 0.22, 0.24),
     "D_Pt200": (15.017, 0.5, 0.16, 0.12),
 }
-_TRACKS: Final = Path(__file__).parent.parent / "data" / "hed_fe80mg20" / "peak_tracks.json"
+_DATA: Final = Path(__file__).parent.parent / "data" / "hed_fe80mg20"
+_TRACKS: Final = _DATA / "peak_tracks.json"
+_MEASURED: Final = _DATA / "curves_0_340.npz"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,12 @@ def ramp(seed: int, speed: float = 1.0) -> Diffractograms:
     target = np.stack([targets(number, lines) for number, lines in zip(numbers, every, strict=True)])
     phase = (numbers >= BOUNDARY).astype(np.int8)
     return Diffractograms(two_theta_deg(), intensity, target.astype(np.float32), TARGET_NAMES, phase)
+
+
+def measured() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The two measured curves that are public, baseline-subtracted, f4 [2, P], and their phases, i8 [2]."""
+    with np.load(_MEASURED, allow_pickle=False) as file:
+        return file["intensity"].astype(np.float32), file["label"].astype(np.int64)
 
 
 @cache

@@ -1,0 +1,158 @@
+"""Classes that exclude each other, such as the phases along a pressure ramp: one answer an event.
+
+Owns loss, believability weights and scores; the networks are `models.networks.spectra_*` and `binned`.
+The classes are those of the training events, the ramp's or the user's own. N events, L classes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models import phase_scores
+from models.architectures import ARCHITECTURES
+from models.data_sets.data_set import DataSet
+from models.manifest import Column, ModelError
+from models.networks.binned import BinnedNetwork
+from models.networks.spectra_head import PhaseNetwork
+from models.phase_baseline import LinearSoftmax, fit_linear
+from models.preprocess import Preprocess
+from models.recipes.recipe import Recipe, Stage
+from models.simulation import diffractograms
+from models.simulation.pressure_ramps import PHASES
+from models.tasks.task import EVALUATION_BATCH, answers, by_name, rounded
+
+
+class PhaseTask:
+    """Cross-entropy of a softmax; the baseline is a linear softmax on the same input."""
+
+    kind = "phases"
+
+    def __init__(self, recipe: Recipe, train: DataSet) -> None:
+        _check(train)
+        self.names, points = train.target_names, train.inputs.shape[1]
+        self.options: Mapping[str, Any] = {**recipe.options, "points": points, "classes": len(self.names)}
+        self.preprocess = Preprocess(recipe.preprocess, (points,))
+        self.module = network_of(recipe, self.options)
+        self.columns = (Column("p", "float32", self.names), Column("phase", "int32"))
+        self._linear: LinearSoftmax | None = None
+
+    def begin(self, stage: Stage, train: DataSet) -> None:
+        """Nothing: there is one stage, and nothing to learn before it."""
+
+    def loss(self, batch: DataSet) -> Tensor:
+        return self.module.loss(self.preprocess(batch.inputs), batch.targets)
+
+    def finish(self, train: DataSet, validation: DataSet) -> nn.Module:  # noqa: ARG002  (interface)
+        if isinstance(self.module, BinnedNetwork):
+            self._believe(self.module, train)
+        return self.module
+
+    def score(self, network: nn.Module, train: DataSet, test: DataSet) -> dict[str, Any]:
+        packed = answers(self.preprocess, network, test)
+        p_NL = packed[:, : len(self.names)].astype(np.float64)
+        linear_NL = self._fitted(train)(self.preprocess, test).double().numpy()
+        majority_L = np.eye(len(self.names))[int(train.targets.sum(0).argmax())]
+        scores = self._scored(test, p_NL)
+        scores |= _baseline("linear", self._scored(test, linear_NL))
+        scores |= _baseline("majority", self._scored(test, np.broadcast_to(majority_L, p_NL.shape)))
+        if not _whole_runs(test) and self.names == PHASES and test.inputs.shape[1] == diffractograms.POINTS:
+            scores["measured_right"] = self._measured(network)
+        return scores
+
+    def _scored(self, test: DataSet, p_NL: NDArray[np.float64]) -> dict[str, Any]:
+        """Of any answer, the network's or a baseline's."""
+        truth_N, said_N = test.targets.argmax(1).numpy(), p_NL.argmax(1)
+        f1 = phase_scores.f1_per_class(truth_N, said_N, len(self.names))
+        scores: dict[str, Any] = {
+            "accuracy": rounded((truth_N == said_N).mean()),
+            "macro_f1": rounded(np.nanmean(f1)),
+            "f1": by_name(self.names, f1),
+        }
+        if _whole_runs(test):
+            along = phase_scores.ramp_scores(_runs(test), p_NL, said_N)
+            scores |= {name: rounded(value) for name, value in along.items()}
+        return scores
+
+    def _measured(self, network: nn.Module) -> dict[str, Any]:
+        """The two measured curves that are public: the only events here that no simulation made."""
+        intensity, label = diffractograms.measured()
+        data = DataSet(torch.from_numpy(intensity), torch.eye(len(self.names))[label], self.names)
+        packed = answers(self.preprocess, network, data)
+        p_right = packed[np.arange(len(label)), label]
+        return {
+            "curves": len(label),
+            "right": int((packed[:, -1] == label).sum()),
+            "p_right": [rounded(p) for p in p_right],
+        }
+
+    def _fitted(self, train: DataSet) -> LinearSoftmax:
+        if self._linear is None:
+            self._linear = fit_linear(self.preprocess, train)
+        return self._linear
+
+    def _believe(self, network: BinnedNetwork, train: DataSet) -> None:
+        """Weigh each bin by the share of training points that it labels right."""
+        network.eval()
+        weights, rights = [], []
+        with torch.no_grad():
+            for part in torch.arange(len(train)).split(EVALUATION_BATCH):
+                batch = train.take(part)
+                rights.append(network.share_right(self.preprocess(batch.inputs), batch.targets))
+                weights.append(len(part))
+        accuracy = np.average(torch.stack(rights).double().numpy(), axis=0, weights=weights)
+        believed = torch.from_numpy(phase_scores.believability(accuracy)).float()
+        network.get_buffer("believability_K").copy_(believed)
+
+
+def network_of(recipe: Recipe, options: Mapping[str, Any]) -> PhaseNetwork:
+    """The recipe's network, untrained. Raises ModelError for one whose classes do not exclude each other."""
+    architecture = ARCHITECTURES.get(recipe.architecture)
+    known = tuple(name for name, kind in ARCHITECTURES.items() if issubclass(kind, PhaseNetwork))
+    if architecture is None or not issubclass(architecture, PhaseNetwork):
+        raise ModelError(
+            f"architecture of recipe {recipe.name}: expected one of {known}, got {recipe.architecture!r}; "
+            "correct the recipe"
+        )
+    try:
+        return architecture(**options)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"options of recipe {recipe.name}: expected those of {recipe.architecture}, got {dict(options)} "
+            f"({error}); correct the recipe"
+        ) from error
+
+
+def _check(train: DataSet) -> None:
+    """Raises ModelError for data from which no class can be learned."""
+    if train.inputs.ndim != 2:
+        raise ModelError(
+            f"training events: expected spectra [events, points], got shape {tuple(train.inputs.shape)}; "
+            "choose a recipe for images, or name the data set of the spectra"
+        )
+    if not ((train.targets == 0) | (train.targets == 1)).all() or not (train.targets.sum(1) == 1).all():
+        raise ModelError(
+            f"targets of the training events: expected exactly one of {train.target_names} to be 1, got "
+            "others; correct the labels, or choose a recipe of the task labels"
+        )
+    if (train.targets.sum(0) > 0).sum() < 2:
+        raise ModelError(
+            f"targets of the {len(train)} training events: expected at least two classes to occur, got one; "
+            "add events of another class"
+        )
+
+
+def _whole_runs(data: DataSet) -> bool:
+    return "boundary" in data.facts and bool((data.facts["boundary"] >= 0).all())
+
+
+def _runs(data: DataSet) -> phase_scores.Runs:
+    names = ("ramp", "curve_number", "boundary", "speed")
+    return phase_scores.Runs(*[data.facts[name].numpy() for name in names])
+
+
+def _baseline(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"baseline_{name}_{key}": value for key, value in scores.items() if not isinstance(value, dict)}
