@@ -21,6 +21,7 @@ from rich.progress import Progress
 
 from models.bundle import Bundle, load_bundle
 from models.data_sets.data_set import DataSet
+from models.data_sets.files import add_data_arguments, data_from, load_files, wanted_by
 from models.data_sets.splits import cache_folder, held_out
 from models.manifest import Manifest, ModelError
 from models.report import classifier, clusters, phases, structure
@@ -58,10 +59,15 @@ def evaluate(bundle: Bundle, splits: Mapping[str, DataSet], out: Path, source: S
 
 
 def write(path: Path, text: str) -> None:
+    """Write a text file, making its folder. Raises ModelError when that cannot be."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, making its folder. Raises ModelError when that cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content)
     except OSError as error:
         raise ModelError(
             f"output {path}: expected a folder to write to, got: {error.strerror}; name another with --out"
@@ -123,7 +129,10 @@ def _headlines(found: Mapping[str, Findings]) -> Section:
         for split, own in found.items()
         for line in own.headlines
     ]
-    notes = tuple(dict.fromkeys(note for own in found.values() for note in own.notes))
+    several = len(found) > 1
+    notes = tuple(
+        f"{split}: {note}" if several else note for split, own in found.items() for note in own.notes
+    )
     if not rows:
         return Section("Scores", notes or ("These events carry no targets, so there is nothing to score.",))
     head = ("score", "events", "this bundle", "baseline", "what the baseline does")
@@ -144,7 +153,7 @@ def _chapters(splits: Mapping[str, DataSet], found: Mapping[str, Findings]) -> l
 def load_data(options: argparse.Namespace, manifest: Manifest, console: Console) -> dict[str, DataSet]:
     """The events that the command line names, by split. Raises ModelError."""
     if options.data != HELD_OUT:
-        raise ModelError("files: not yet")
+        return {"files": load_files(data_from(options.data, options), wanted_by(manifest, labelled=False))}
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("held-out events", total=None)
         folder = options.cache or cache_folder()
@@ -159,6 +168,7 @@ def arguments(program: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument("--cache", type=Path, help="folder that keeps simulated events")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    add_data_arguments(parser)
     return parser
 
 

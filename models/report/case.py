@@ -59,7 +59,7 @@ class Headline:
     """One score beside what the same score is without a network, and what that baseline does."""
 
     name: str
-    value: float | None
+    value: float | int | None
     baseline: float | None
     meaning: str
 

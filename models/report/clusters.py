@@ -121,7 +121,7 @@ def _map(
         figures.scatter(axis, place_N2[:, 0], place_N2[:, 1], member_N, names)
         axis.set(xlabel=labels[0], ylabel=labels[1], title=f"by {what}")
 
-    svg = figures.panels(len(groups), draw, 2, 3.9, 5.0 * len(groups))
+    svg = figures.panels(len(groups), draw, 2, 3.9, 10.0)
     seen = " and ".join(what for _, _, what in groups)
     return Picture(svg, f"{caption} A point an event, by {seen}.", f"Map of the latent space by {seen}")
 
@@ -162,7 +162,7 @@ def _members(case: Case, cluster_N: Index) -> Picture:
 
     caption = (
         "A row a cluster: its events of highest log-likelihood (the number above). Last row: the least usual "
-        "events of all, whatever their cluster. Frames in the logarithm of the counts."
+        f"events of all, whatever their cluster. {figures.how_shown(case.manifest.input_shape)}"
     )
     svg = figures.panels(len(rows) * EXAMPLES, draw, EXAMPLES, 1.55)
     return Picture(svg, caption, "Example events of each cluster")

@@ -8,9 +8,11 @@ N events, H height, W width, L labels.
 """
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +27,7 @@ Draw = Callable[[Any, int], None]  # draws panel i into the matplotlib Axes
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 GREY: Final = "#868E96"  # contrast above 3:1 on both grounds
 WIDTH_IN: Final = 9.6  # 691 points: the width of the page on a narrow laptop
+PNG_DPI: Final = 150  # sharp on a projector of 1920 points
 THUMBNAIL_PX: Final = 96  # a frame is reduced while it has twice this; shown it is about that wide
 GREY_LEVELS: Final = 32  # finer steps are not seen; noise in 256 of them makes the page three times as large
 MAX_POINTS: Final = 4000  # of a scatter plot: more only cover each other
@@ -44,22 +47,37 @@ _STYLE: Final[dict[str, Any]] = {
 } | dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
 
 
-def panels(
-    count: int, draw: Draw, columns: int = 4, height_in: float = 2.1, width_in: float = WIDTH_IN
-) -> str:
-    """`count` small axes side by side, `columns` in a row, as one <svg>. Raises ModelError."""
+@dataclass(frozen=True)
+class Grid:
+    """How panels stand: `columns` in a row of `width_in` inches, each row `height_in` high."""
+
+    columns: int = 4
+    height_in: float = 2.1
+    width_in: float = WIDTH_IN
+
+
+def figure_of(count: int, draw: Draw, grid: Grid) -> Any:
+    """A matplotlib Figure of `count` small axes; fewer than a row keep their width. Raises ModelError."""
     matplotlib, figure_class = _matplotlib()
-    columns = min(columns, count)
+    columns = min(grid.columns, count)
     rows = math.ceil(count / columns)
+    size_in = (grid.width_in * columns / grid.columns, rows * grid.height_in)
     with matplotlib.rc_context(_STYLE):
-        figure = figure_class(figsize=(width_in, rows * height_in), layout="constrained")
+        figure = figure_class(figsize=size_in, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for index, axis in enumerate(axes):
             if index < count:
                 draw(axis, index)
             else:
                 axis.set_axis_off()
-        return _svg(figure)
+    return figure
+
+
+def panels(
+    count: int, draw: Draw, columns: int = 4, height_in: float = 2.1, width_in: float = WIDTH_IN
+) -> str:
+    """`count` small axes side by side, `columns` in a row, as one <svg>. Raises ModelError."""
+    return svg_of(figure_of(count, draw, Grid(columns, height_in, width_in)))
 
 
 def one(draw: Callable[[Any], None], width_in: float = 6.4, height_in: float = 4.0) -> str:
@@ -77,20 +95,28 @@ def _matplotlib() -> tuple[Any, Any]:
     return matplotlib, Figure
 
 
-_numbered = [0]
+_numbers = itertools.count()
 
 
-def _svg(figure: Any) -> str:
+def svg_of(figure: Any) -> str:
     """The <svg> element alone, in the page's ink, with names that no other picture on the page has."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with _matplotlib()[0].rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip().replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    _numbered[0] += 1
-    own = f"f{_numbered[0]}-"
+    own = f"f{next(_numbers)}-"
     text = re.sub(r'\bid="', f'id="{own}', text)
     return re.sub(r'(url\(#|href="#)', rf"\g<1>{own}", text)
+
+
+def png_of(figure: Any) -> bytes:
+    """The picture on white, for slides and for who has no browser."""
+    buffer = io.BytesIO()
+    with _matplotlib()[0].rc_context(_STYLE):
+        figure.savefig(buffer, format="png", dpi=PNG_DPI, facecolor="white")
+    return buffer.getvalue()
 
 
 def heatmap(axis: Any, values: Array, rows: Sequence[str], columns: Sequence[str], form: str = ".2f") -> None:
@@ -117,6 +143,30 @@ def frame(axis: Any, event: Array, title: str = "") -> None:
         return
     axis.imshow(brightness(event), cmap="viridis", interpolation="nearest")
     axis.spines[:].set_visible(False)
+
+
+def overlay(axis: Any, event: Array, importance: Array, title: str) -> None:
+    """A frame in grey under a map of importance 0..1, which is opaque where it is largest."""
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(title, fontsize=8)
+    axis.spines[:].set_visible(False)
+    image = brightness(event)
+    extent = (0.0, 1.0, 1.0, 0.0)  # both over the same square, as the map may be of a smaller frame
+    axis.imshow(image, cmap="gray", extent=extent)
+    axis.imshow(importance, cmap="inferno", vmin=0, vmax=1, alpha=0.8 * importance.clip(0, 1), extent=extent)
+
+
+def shades(count: int) -> list[Any]:
+    """`count` colours of viridis from dark to bright, without the palest tenth."""
+    scale = _matplotlib()[0].colormaps["viridis"]
+    return [scale(place) for place in np.linspace(0.0, 0.9, count)]
+
+
+def how_shown(event_shape: Sequence[int]) -> str:
+    """The last sentence of a caption of examples."""
+    return (
+        "Frames in the logarithm of the counts." if len(event_shape) > 1 else "Each curve has its own scale."
+    )
 
 
 def row_name(axis: Any, name: str) -> None:

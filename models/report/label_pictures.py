@@ -126,7 +126,7 @@ def examples(case: Case, own: Labelled) -> Picture:
 
     caption = (
         "A row a class: the two surest of those rightly said, of those said and not true, and of those true "
-        "and not said (the lowest probability). Frames in the logarithm of the counts."
+        f"and not said (the lowest probability). {figures.how_shown(case.manifest.input_shape)}"
     )
     svg = figures.panels(len(own.names) * per_row, draw, per_row, 1.55)
     return Picture(svg, caption, "Example events of each class: right, false alarm, missed")
@@ -155,5 +155,5 @@ def surest(case: Case, names: Sequence[str], p_NL: Float) -> Picture:
         figures.frame(axis, case.raw(event), f"{names[row]}  p {p_NL[event, row]:.2f}")
 
     svg = figures.panels(len(names) * per_row, draw, per_row, 1.9, 7.6)
-    caption = "The events of highest probability, a row a class; frames in the logarithm of the counts."
+    caption = f"The surest events, a row a class. {figures.how_shown(case.manifest.input_shape)}"
     return Picture(svg, caption, "Surest events by class")

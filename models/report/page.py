@@ -25,11 +25,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An <svg> element of `models.report.figures`, what is seen in it, and the same for who cannot see it."""
+    """An <svg> element of `models.report.figures`, what is seen in it, and the same for who cannot see it.
+
+    `file`: instead of the element the name of an image beside the page, which is on white.
+    """
 
     svg: str
     caption: str
     alt: str
+    file: str = ""
 
 
 Part = str | Table | Picture
@@ -96,10 +100,15 @@ def _part(part: Part) -> str:
     if isinstance(part, Table):
         return _table(part)
     if isinstance(part, Picture):
-        label = escape(part.alt, quote=True)
-        figure = f'<div class="picture" role="img" aria-label="{label}">{part.svg}</div>'
-        return f"<figure>{figure}<figcaption>{escape(part.caption)}</figcaption></figure>"
+        return f"<figure>{_image(part)}<figcaption>{escape(part.caption)}</figcaption></figure>"
     return f"<p>{escape(part)}</p>"
+
+
+def _image(picture: Picture) -> str:
+    label = escape(picture.alt, quote=True)
+    if picture.file:
+        return f'<img class="paper" src="{escape(picture.file, quote=True)}" alt="{label}">'
+    return f'<div class="picture" role="img" aria-label="{label}">{picture.svg}</div>'
 
 
 def _table(table: Table) -> str:
@@ -161,6 +170,8 @@ th.number { text-align: right; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: 1.25rem 0 1.75rem; }
 figcaption { color: var(--quiet); max-width: 46rem; margin-top: .4rem; }
+.paper { display: block; max-width: 100%; height: auto; background: #fff; padding: .5rem;
+  box-sizing: border-box; }
 .picture svg { display: block; max-width: 100%; height: auto; color: var(--ink); }
 @media print { :root { color-scheme: light; --ink: #000; --ground: #fff; --soft: #eee; --line: #999;
   --quiet: #222; --link: #000; } html { font-size: 85%; } main { max-width: none; padding: 0; }

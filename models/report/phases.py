@@ -98,7 +98,7 @@ def _headlines(numbers: dict[str, Any]) -> tuple[Headline, ...]:
         note = "no baseline: it measures order, not truth"
         worst = max(abs(ramp["boundary_error_curves"]) for ramp in numbers["ramps"])
         lines.append(Headline("mean P_conf of the ramps", _mean(numbers["ramps"], "p_conf"), None, note))
-        lines.append(Headline("worst boundary error, curves", float(worst), None, "the simulator's boundary"))
+        lines.append(Headline("worst boundary error, curves", int(worst), None, "the simulator's boundary"))
     return tuple(lines)
 
 

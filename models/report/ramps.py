@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from models import phase_scores
 from models.report import figures
 from models.report.case import Case, Float
 from models.report.measures import Index
@@ -49,15 +50,17 @@ def ramp_numbers(case: Case) -> list[dict[str, Any]]:
 
 
 def _numbers(run: Run) -> dict[str, Any]:
-    found = boundary_of(run.said)
+    found = phase_scores.boundary(run.said)
+    low, high = run.p[:, 0], run.p[:, 1]
+    _, width = phase_scores.transition(high / np.maximum(low + high, np.finfo(np.float64).tiny))
     return {
         "run": run.name,
         "curves": len(run.said),
         "boundary": found,
         "true_boundary": run.boundary,
         "boundary_error_curves": found - run.boundary,
-        "width_curves": transition_width(run.p[:, 1]),
-        "p_conf": confidence(run.said),
+        "width_curves": width,
+        "p_conf": phase_scores.confidence(run.said),
     }
 
 
@@ -68,8 +71,8 @@ def ramp_sections(case: Case, numbers: list[dict[str, Any]]) -> tuple[Section, .
     rows: list[list[Cell]] = [list(entry.values()) for entry in numbers]
     head = ("run", "curves", "boundary told", "boundary true", "error (curves)", "width (curves)", "P_conf")
     caption = (
-        "Boundary: curves before the transition. Width: curves from p 0.1 to p 0.9. P_conf is 1 where the "
-        "answers switch once: it measures order, not truth, so read it beside the error."
+        "Boundary: curves before the transition. Width: of a logistic fitted to p, from 0.1 to 0.9. P_conf is "
+        "1 where the answers switch once: it measures order, not truth, so read it beside the error."
     )
     return (Section("Along whole runs", (Table(caption, head, rows), _along(case))),)
 
@@ -90,29 +93,3 @@ def _along(case: Case) -> Picture:
     caption = "Probability of each class along the runs; dotted: the boundary of the simulation."
     svg = figures.panels(len(shown), draw, 3, 2.3)
     return Picture(svg, caption, "Probabilities along whole runs")
-
-
-def boundary_of(said_N: Index) -> int:
-    """Curves before the one switch from the first class to the second that contradicts the fewest answers."""
-    before = np.concatenate([[0], np.cumsum(said_N != 0)])
-    after = np.concatenate([np.cumsum((said_N != 1)[::-1])[::-1], [0]])
-    wrong = before + after
-    best = np.flatnonzero(wrong == wrong.min())
-    return int(best[len(best) // 2])
-
-
-def transition_width(p_N: Float) -> float:
-    """Curves between the last p below 0.1 and the first behind it above 0.9; NaN if it never gets there."""
-    high = np.flatnonzero(p_N > 0.9)
-    low = np.flatnonzero(p_N < 0.1)
-    if not len(high) or not len(low):
-        return float("nan")
-    first = high[high > low[low < high[-1]].max(initial=-1)].min(initial=len(p_N))
-    return float(first - low[low < first].max(initial=-1))
-
-
-def confidence(said_N: Index) -> float:
-    """P_conf = 1 - N_f / N_t (Sun et al.): N_f curves between the unbroken ends of 0 and of 1."""
-    leading = int(np.argmax(np.append(said_N != 0, True)))
-    trailing = int(np.argmax(np.append((said_N != 1)[::-1], True)))
-    return 1 - max(0, len(said_N) - leading - trailing) / len(said_N)

@@ -1,0 +1,188 @@
+"""What latent numbers mean: what a decoder draws along each, and what the events along each look like.
+
+B events, Z latent dimensions, T targets, P points of an event.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.report import figures
+from models.report.axes import Axis, input_axis, target_axis
+from models.report.case import Case, Float
+from models.report.explained_classes import Drawn
+
+STEPS: Final = 7  # places along a latent number: odd, so that the mean is among them
+REACH: Final = 2.0  # standard deviations to either side: 95 % of the events
+FEW: Final = 32  # numbers that are drawn by name; more are a curve
+
+
+def explain_mixture(case: Case) -> list[Drawn]:
+    """Traversals if the network can draw, and the mean frame of the events along each dimension."""
+    mu, names = case.columns["mu"], case.labels("mu")
+    drawn = [_traversal(case, mu, names)] if hasattr(case.network, "decode") else []
+    return [*drawn, _mean_events(case, mu, names)]
+
+
+def explain_coder(case: Case) -> list[Drawn]:
+    """What is decoded along each latent number, and the events along it."""
+    latent, names = case.columns["latent"], case.labels("latent")
+    drawn = [_directions(case, latent, names)] if hasattr(case.network, "decode") else []
+    return [*drawn, _mean_events(case, latent, names)]
+
+
+def places(latent_BZ: Float, index: int) -> Float:
+    """[STEPS, Z]: along dimension `index` through the mean, REACH standard deviations to either side."""
+    centre = latent_BZ.mean(0)
+    rows = np.repeat(centre[None], STEPS, 0)
+    rows[:, index] += np.linspace(-REACH, REACH, STEPS) * latent_BZ[:, index].std()
+    return rows
+
+
+def _decoded(case: Case, rows: Float) -> Float:
+    network: Any = case.network
+    with torch.inference_mode():
+        answer: Tensor = network.decode(torch.from_numpy(rows).float())
+    return answer.double().numpy()
+
+
+def _traversal(case: Case, mu: Float, names: tuple[str, ...]) -> Drawn:
+    """A row a dimension, from the widest to the narrowest."""
+    order = np.argsort(-mu.std(0), kind="stable")
+    pictures = [_decoded(case, places(mu, int(i))) for i in order]
+
+    def draw(axis: Any, place: int) -> None:
+        row, step = divmod(place, STEPS)
+        picture = pictures[row][step]
+        value = places(mu, int(order[row]))[step, order[row]]
+        image = picture.reshape(-1, *picture.shape[-2:]).mean(0)
+        axis.imshow(image, cmap="viridis", vmin=pictures[row].min(), vmax=pictures[row].max())
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.set_title(f"{value:+.2f}", fontsize=8)
+        if step == 0:
+            figures.row_name(axis, names[order[row]])
+
+    figure = figures.figure_of(len(order) * STEPS, draw, figures.Grid(STEPS, 1.5))
+    caption = (
+        "What the decoder draws when one latent dimension changes (the number above) and the others stay at "
+        f"their means, {REACH:g} standard deviations to either side; the widest dimension first. The decoder "
+        "draws the network's own canonical picture, not the raw frame."
+    )
+    return Drawn("traversals", "Latent traversals", caption, figure)
+
+
+def _mean_events(case: Case, latent: Float, names: tuple[str, ...]) -> Drawn:
+    """The events in order of each latent number, in STEPS equal groups, and each group's mean."""
+    groups = [np.array_split(np.argsort(latent[:, i], kind="stable"), STEPS) for i in range(latent.shape[1])]
+    if len(case.manifest.input_shape) > 1:
+        return _mean_frames(case, groups, (latent, names))
+    return _mean_curves(case, groups, (latent, names))
+
+
+Groups = list[list[NDArray[np.intp]]]
+
+
+def _mean_frames(case: Case, groups: Groups, along: tuple[Float, tuple[str, ...]]) -> Drawn:
+    latent, names = along
+
+    def draw(axis: Any, place: int) -> None:
+        row, step = divmod(place, STEPS)
+        members = groups[row][step]
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        if len(members):
+            image = np.mean([figures.brightness(case.raw(int(i))) for i in members], 0)
+            axis.imshow(image, cmap="viridis")
+            axis.set_title(f"{latent[members, row].mean():+.2f}", fontsize=8)
+        if step == 0:
+            figures.row_name(axis, names[row])
+
+    figure = figures.figure_of(len(names) * STEPS, draw, figures.Grid(STEPS, 1.5))
+    caption = (
+        f"Events sorted by each latent dimension, in {STEPS} groups of equal size: the mean frame of each "
+        "group, in the logarithm of the counts. The number is the group's mean place."
+    )
+    return Drawn("mean_events", "Mean frames along the latent dimensions", caption, figure)
+
+
+def _mean_curves(case: Case, groups: Groups, along: tuple[Float, tuple[str, ...]]) -> Drawn:
+    """Spectra in colours from low to high; structures as lines over the latent number."""
+    latent, names = along
+    raw = case.data.inputs.double().numpy()
+    axis_of = input_axis(case.manifest)
+    few = raw.shape[1] <= FEW
+    scaled = (raw - raw.mean(0)) / np.where(raw.std(0) > 0, raw.std(0), 1.0)
+
+    def draw(axis: Any, index: int) -> None:
+        rows = [members for members in groups[index] if len(members)]
+        if few:
+            x = [latent[members, index].mean() for members in rows]
+            _lines(axis, np.array(x), np.array([scaled[members].mean(0) for members in rows]), [])
+            axis.set(xlabel=names[index], ylabel="input (its standard deviations)")
+        else:
+            _coloured_curves(axis, axis_of, np.array([raw[members].mean(0) for members in rows]))
+            axis.set(ylabel="mean intensity")
+        axis.set_title(names[index])
+
+    figure = figures.figure_of(len(names), draw, figures.Grid(2, 3.0))
+    how = (
+        "each input over the latent number" if few else "dark: low values of the latent number, yellow: high"
+    )
+    caption = (
+        f"Mean of the inputs of the events along each latent number, in {STEPS} groups of equal size; {how}."
+    )
+    return Drawn("mean_events", "Mean inputs along the latent numbers", caption, figure)
+
+
+def _directions(case: Case, latent: Float, names: tuple[str, ...]) -> Drawn:
+    """What `decode` gives along each latent number: targets, or the spectrum that an inverse looks for."""
+    decoded = [_decoded(case, places(latent, i)) for i in range(len(names))]
+    targets = case.labels("target")
+    are_targets = decoded[0].shape[1] == len(targets)
+    axis_of = target_axis(targets) if are_targets else input_axis(case.manifest)
+    few = decoded[0].shape[1] <= FEW
+    spread = np.concatenate(decoded).std(0)
+
+    def draw(axis: Any, index: int) -> None:
+        rows = decoded[index]
+        if few:
+            middle = rows - decoded[index][STEPS // 2]
+            shown = middle / np.where(spread > 0, spread, 1.0)
+            _lines(axis, places(latent, index)[:, index], shown, targets if index == 0 else ())
+            axis.set(xlabel=names[index], ylabel="change (of its spread)")
+        else:
+            _coloured_curves(axis, axis_of, rows)
+            axis.set(ylabel="intensity")
+        axis.set_title(names[index])
+
+    figure = figures.figure_of(len(names), draw, figures.Grid(2, 3.0))
+    what = "targets" if are_targets else "preprocessed spectrum"
+    caption = (
+        f"The {what} that the network decodes when one latent number changes and the others stay at their "
+        f"means, {REACH:g} standard deviations to either side"
+        + (". Each target is drawn in its own spread." if few else "; dark: low values, yellow: high.")
+    )
+    return Drawn("directions", "What is decoded along each latent number", caption, figure)
+
+
+def _lines(axis: Any, x: Float, rows: Float, names: Any) -> None:
+    for i in range(rows.shape[1]):
+        colour, style = (
+            figures.COLOURS[i % len(figures.COLOURS)],
+            ("-", "--", ":")[i // len(figures.COLOURS) % 3],
+        )
+        axis.plot(x, rows[:, i], style, color=colour, linewidth=1.3, label=names[i] if len(names) else None)
+    if len(names):
+        axis.legend(fontsize=7)
+
+
+def _coloured_curves(axis: Any, axis_of: Axis, rows: Float) -> None:
+    """One line a row, from the dark to the bright end of viridis without its palest part."""
+    colours = figures.shades(len(rows))
+    for colour, row in zip(colours, rows, strict=True):
+        axis.plot(axis_of.values[: len(row)], row, color=colour, linewidth=0.9)
+    axis.set_xlabel(axis_of.label)
