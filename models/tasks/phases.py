@@ -36,7 +36,8 @@ class PhaseTask:
         self.names, points = train.target_names, train.inputs.shape[1]
         self.options: Mapping[str, Any] = {**recipe.options, "points": points, "classes": len(self.names)}
         self.preprocess = Preprocess(recipe.preprocess, (points,))
-        self.module = network_of(recipe, self.options)
+        self.network = network_of(recipe, self.options)
+        self.module: nn.Module = self.network
         self.columns = (Column("p", "float32", self.names), Column("phase", "int32"))
         self._linear: LinearSoftmax | None = None
 
@@ -44,12 +45,12 @@ class PhaseTask:
         """Nothing: there is one stage, and nothing to learn before it."""
 
     def loss(self, batch: DataSet) -> Tensor:
-        return self.module.loss(self.preprocess(batch.inputs), batch.targets)
+        return self.network.loss(self.preprocess(batch.inputs), batch.targets)
 
     def finish(self, train: DataSet, validation: DataSet) -> nn.Module:  # noqa: ARG002  (interface)
-        if isinstance(self.module, BinnedNetwork):
-            self._believe(self.module, train)
-        return self.module
+        if isinstance(self.network, BinnedNetwork):
+            self._believe(self.network, train)
+        return self.network
 
     def score(self, network: nn.Module, train: DataSet, test: DataSet) -> dict[str, Any]:
         packed = answers(self.preprocess, network, test)
@@ -57,8 +58,8 @@ class PhaseTask:
         linear_NL = self._fitted(train)(self.preprocess, test).double().numpy()
         majority_L = np.eye(len(self.names))[int(train.targets.sum(0).argmax())]
         scores = self._scored(test, p_NL)
-        scores |= _baseline("linear", self._scored(test, linear_NL))
-        scores |= _baseline("majority", self._scored(test, np.broadcast_to(majority_L, p_NL.shape)))
+        scores |= baseline("linear", self._scored(test, linear_NL))
+        scores |= baseline("majority", self._scored(test, np.broadcast_to(majority_L, p_NL.shape)))
         if not _whole_runs(test) and self.names == PHASES and test.inputs.shape[1] == diffractograms.POINTS:
             scores["measured_right"] = self._measured(network)
         return scores
@@ -138,6 +139,11 @@ def _check(train: DataSet) -> None:
             f"targets of the training events: expected exactly one of {train.target_names} to be 1, got "
             "others; correct the labels, or choose a recipe of the task labels"
         )
+    check_classes(train)
+
+
+def check_classes(train: DataSet) -> None:
+    """Raises ModelError if all events are of one class."""
     if (train.targets.sum(0) > 0).sum() < 2:
         raise ModelError(
             f"targets of the {len(train)} training events: expected at least two classes to occur, got one; "
@@ -154,5 +160,6 @@ def _runs(data: DataSet) -> phase_scores.Runs:
     return phase_scores.Runs(*[data.facts[name].numpy() for name in names])
 
 
-def _baseline(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+def baseline(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of a simpler answer, under names that say whose they are."""
     return {f"baseline_{name}_{key}": value for key, value in scores.items() if not isinstance(value, dict)}

@@ -9,12 +9,14 @@ from models.recipes.recipe import Recipe
 from models.tasks.clusters import ClusterTask
 from models.tasks.labels import LabelTask
 from models.tasks.phases import PhaseTask
+from models.tasks.phases_few import FewLabelsTask
 from models.tasks.structure import InverseTask, StructureTask
 from models.tasks.task import Task
 
 TASKS: Final[Mapping[str, type[Task]]] = {
     "labels": LabelTask,
     "phases": PhaseTask,
+    "few_phases": FewLabelsTask,
     "clusters": ClusterTask,
     "structure": StructureTask,
     "structure_inverse": InverseTask,

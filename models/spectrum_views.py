@@ -1,0 +1,47 @@
+"""Random views of a spectrum: what self-supervised training holds to be the same.
+
+Magnitude warp and time warp with the knots of
+sunyue-xfel/Self-Supv-Relational-Reasoning-Learning-and-Contrastive-
+Learning-Methods_Spectra-Classification @4d58303 (its shipped checkpoint uses these two). Their time warp
+moves lines by degrees, and with them the pressure; ours moves them by as much as a new mounting of the
+detector does.
+
+B batch, N points, K knots.
+"""
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAGNITUDE_SPREAD: Final = 0.3  # published
+MAGNITUDE_KNOTS: Final = 4  # published
+WARP_SPREAD_POINTS: Final = 5.0  # 0.02 deg, the spread of the zero of the angle between runs
+WARP_KNOTS: Final = 8  # published
+NOISE: Final = 0.03  # white noise of the measured curves
+
+
+def view(raw_BN: Tensor) -> Tensor:
+    """Another random view of each raw spectrum, [B, N]."""
+    warped_BN = _moved(raw_BN, _smooth(len(raw_BN), WARP_KNOTS, raw_BN) * WARP_SPREAD_POINTS)
+    factor_BN = (1 + MAGNITUDE_SPREAD * _smooth(len(raw_BN), MAGNITUDE_KNOTS, raw_BN)).clamp_min(0.1)
+    return warped_BN * factor_BN + NOISE * torch.randn_like(raw_BN)
+
+
+def _smooth(count: int, knots: int, like_BN: Tensor) -> Tensor:
+    """Standard normal values at the knots, a smooth curve between them, [B, N]."""
+    values_B1K = torch.randn(count, 1, knots, device=like_BN.device)
+    # Bicubic needs two dimensions; a second row of the same gives it one that does not vary.
+    rows = values_B1K.unsqueeze(2).expand(-1, -1, 2, -1)
+    size = (2, like_BN.shape[1])
+    return F.interpolate(rows, size=size, mode="bicubic", align_corners=True)[:, 0, 0]
+
+
+def _moved(x_BN: Tensor, by_points_BN: Tensor) -> Tensor:
+    """x at point i + by_points[i], linear between points, the end points repeated beyond the ends."""
+    at_BN = torch.arange(x_BN.shape[1], device=x_BN.device) + by_points_BN
+    at_BN = at_BN.clamp(0, x_BN.shape[1] - 1)
+    left_BN = at_BN.floor().long().clamp_max(x_BN.shape[1] - 2)
+    share_BN = at_BN - left_BN
+    return x_BN.gather(1, left_BN) * (1 - share_BN) + x_BN.gather(1, left_BN + 1) * share_BN

@@ -1,0 +1,78 @@
+"""Phases from few labels: an encoder that has seen many spectra without any, then the labelled ones.
+
+Stage `pretrain` learns which views are of the same spectrum (`models.networks.relation`); its labels are
+never looked at. Stage `labels` sees the labels of the first `labelled` training events, and of no other:
+the validation events only watch the pretraining. The baseline is the same network, from the same start,
+trained on those few alone. N events, L labels.
+"""
+
+import copy
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from models.data_sets.data_set import DataSet
+from models.manifest import ModelError
+from models.networks.relation import RelationNetwork
+from models.networks.spectra_attention import SpectraAttention
+from models.networks.spectra_head import PhaseNetwork
+from models.recipes.recipe import Recipe, Stage
+from models.spectrum_views import view
+from models.tasks.phases import PhaseTask, baseline, check_classes
+from models.tasks.task import answers
+
+PRETRAIN: Final = "pretrain"
+
+
+class FewLabelsTask(PhaseTask):
+    """`extra`: labelled, the number of training events whose label is used."""
+
+    def __init__(self, recipe: Recipe, train: DataSet) -> None:
+        super().__init__(recipe, train)
+        if not isinstance(self.network, SpectraAttention):
+            raise ModelError(
+                f"architecture of recipe {recipe.name}: expected spectra_attention, which has an embedding, "
+                f"got {recipe.architecture!r}; correct the recipe"
+            )
+        self.relation = RelationNetwork(self.network)
+        self._alone = copy.deepcopy(self.network)
+        self.few = train.take(torch.arange(min(int(recipe.extra["labelled"]), len(train))))
+        check_classes(self.few)
+        self.stage = recipe.stages[-1]
+
+    def begin(self, stage: Stage, train: DataSet) -> None:  # noqa: ARG002  (interface)
+        self.stage = stage
+        self.module = self.relation if stage.name == PRETRAIN else self.network
+
+    def loss(self, batch: DataSet) -> Tensor:
+        if self.stage.name == PRETRAIN:
+            first, second = (self.preprocess(view(batch.inputs.float())) for _ in range(2))
+            return self.relation.loss(first, second)
+        return self._few_loss(self.network, len(batch))
+
+    def finish(self, train: DataSet, validation: DataSet) -> nn.Module:  # noqa: ARG002  (interface)
+        steps = self.stage.epochs * max(1, len(train) // max(1, self.stage.batch))
+        optimiser = torch.optim.AdamW(
+            self._alone.parameters(), self.stage.learning_rate, weight_decay=self.stage.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        self._alone.train()
+        for _ in range(steps):
+            optimiser.zero_grad(set_to_none=True)
+            self._few_loss(self._alone, self.stage.batch).backward()
+            optimiser.step()
+            schedule.step()
+        return self.network
+
+    def score(self, network: nn.Module, train: DataSet, test: DataSet) -> dict[str, Any]:
+        packed = answers(self.preprocess, self._alone, test)
+        alone = self._scored(test, packed[:, : len(self.names)].astype(float))
+        return super().score(network, train, test) | baseline("few_labels_alone", alone)
+
+    def _few_loss(self, network: PhaseNetwork, count: int) -> Tensor:
+        """On a random draw of the labelled events; while validating, on all of them."""
+        drawn = torch.randint(len(self.few), (count,)) if network.training else torch.arange(len(self.few))
+        batch = self.few.take(drawn).to(next(network.parameters()).device)
+        inputs = view(batch.inputs.float()) if network.training else batch.inputs
+        return network.loss(self.preprocess(inputs), batch.targets)
