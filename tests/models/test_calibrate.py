@@ -1,6 +1,7 @@
 """The command calibrate: what it measures, what it stores in a bundle, and when it refuses."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from models import calibrate as calibration
 from models.bundle import load_bundle, run_bundle, save_bundle
-from models.calibrate import Asked, Measured, calibrate, main, measure, removal, store
+from models.calibrate import main
 from models.data_sets.data_set import DataSet
 from models.manifest import Column, Manifest, ModelError, read_manifest
 from models.networks.droplet_cnn import DropletCNN
 from models.preprocess import Preprocess
 from models.promise import TooFewError
+from models.simulation.labels import CLASSES as CLASSES_OF_DROPLETS
+from models.veto import Asked, Measured, calibrate, measure, removal, report, store
 
 CLASSES = ("Streak", "Core/shell")
 SIDE = 16
@@ -30,17 +32,21 @@ TRAINING = {
 }  # fmt: skip
 
 
-def make(folder: Path, **changes: Any) -> Path:
-    torch.manual_seed(1)
+def manifest_of(**changes: Any) -> Manifest:
     fields: dict[str, Any] = {
         "name": "tiny", "kind": "classifier", "architecture": "droplet_cnn", "options": OPTIONS,
         "input_shape": (SIDE, SIDE), "input_dtype": "uint16", "preprocess": STEPS, "columns": COLUMNS,
         "scores": {}, "training": TRAINING, "weights_sha256": "", "golden_sha256": "",
         "created": "2026-11-20",
     }  # fmt: skip
+    return Manifest(**(fields | changes))
+
+
+def make(folder: Path, **changes: Any) -> Path:
+    torch.manual_seed(1)
     modules = Preprocess(STEPS, (SIDE, SIDE)), DropletCNN(**OPTIONS).eval()  # type: ignore[arg-type]
     golden = torch.from_numpy(frames(4))
-    save_bundle(folder, Manifest(**(fields | changes)), modules, golden, lambda m: f"# {m.name}\n")
+    save_bundle(folder, manifest_of(**changes), modules, golden, lambda m: f"# {m.name}\n")
     return folder
 
 
@@ -195,6 +201,36 @@ def test_a_bundle_trained_on_files_is_calibrated_on_what_its_split_held_out(
     capsys.readouterr()
 
 
+def test_held_out_events_that_are_too_few_can_be_had_in_plenty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real simulation of the catalogue, of some events; what is missing is said in its terms."""
+    shape, classes = (128, 128), CLASSES_OF_DROPLETS
+    columns = (Column("p", "float32", classes), Column("labels", "uint32"))
+    data = {"source": "droplets", "train": 1, "validation": 1, "test": 6, "options": {}}
+    options = OPTIONS | {"labels": len(classes)}
+    modules = Preprocess(STEPS, shape), DropletCNN(**options).eval()  # type: ignore[arg-type]
+    given = manifest_of(
+        columns=columns, options=options, input_shape=shape, training=TRAINING | {"data": data}
+    )
+    golden = torch.randint(0, 1000, (4, *shape)).to(torch.uint16)
+    save_bundle(tmp_path / "b", given, modules, golden, lambda _: "#\n")
+    where = [str(tmp_path / "b"), "--class", "Spherical_Oblate", "--cache", str(tmp_path / "cache")]
+    assert main([*where, "--recall", "0.9"]) == 1
+    text = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"[3-6] have the class, 29 are needed .* --events (3\d|4\d|5\d|6\d) simulates", text), (
+        text
+    )
+    assert main([*where, "--recall", "0.5", "--confidence", "0.6", "--split", "nowhere"]) == 1
+    assert "expected one of ['test', 'natural'], got 'nowhere'" in " ".join(capsys.readouterr().err.split())
+    assert main([*where, "--recall", "0.5", "--confidence", "0.6", "--split", "natural"]) == 0
+    (entry,) = read_manifest(tmp_path / "b").calibrated
+    assert entry.data == "held-out natural"
+    assert main([*where, "--recall", "0.5", "--confidence", "0.6", "--events", "9"]) == 0
+    assert "of 9 events" in capsys.readouterr().out
+    assert main([*where, "--events", "0"]) == 1
+
+
 def test_bundles_without_probabilities_have_no_threshold(tmp_path: Path) -> None:
     other = (Column("mu", "float32", ("a", "b")), Column("labels", "uint32"))
     bundle = load_bundle(make(tmp_path / "b", kind="vae_mixture", columns=other))
@@ -220,6 +256,6 @@ def test_the_first_split_is_chosen_on_and_the_others_are_looked_at(directory: Pa
     result = calibrate(bundle, splits, Asked("Streak", 0.9, 0.9), "held-out a")
     assert [r.events for r in result.removals.values()] == [400, 100]
     assert result.entry.positives == 100
-    text = calibration.report(result)
+    text = report(result)
     assert "a: removes" in text
     assert "b: removes" in text
