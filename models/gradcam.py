@@ -8,15 +8,16 @@ the gradient g of the class; Grad-CAM++ (Chattopadhay et al., arXiv 1710.11063) 
 and both draw relu(sum_k w_k A_k). One class at a time: the maps of julian-carpenter/airynet @7ad87bb add up
 all classes before the one asked for. Off the hot path: it needs gradients.
 
-A network offers `features(x)` -> [B, C, h, w] or [B, C, n] and `logits_of(features)` -> [B, L].
-B batch, C channels, S all places (h w or n), H height, W width, L labels.
+A network offers `features(x)` -> [B, C, h, w] or [B, C, n] and `logits_of(features)` -> [B, L]. Place i of
+its features looks at the input around `first_px` + i `stride_px`, two numbers that it may state: padded
+kernels of odd size give first_px 0. Else the places are taken to share the input evenly.
+B batch, C channels, S all places (h w or n), H height, W width, L labels, P pixels and N places of an axis.
 """
 
 from collections.abc import Callable
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.manifest import ModelError
@@ -32,12 +33,12 @@ def grad_cam_pp(network: nn.Module, x: Tensor, class_index: int) -> Tensor:
     `x` is preprocessed, [B, C, H, W] or [B, C, N]. A map without any positive value is 0 everywhere. Raises
     ModelError if the network has no features to look at, or no such class.
     """
-    return _spread(class_map(network, x, class_index, plus_weights), x)
+    return _spread(network, class_map(network, x, class_index, plus_weights), x)
 
 
 def grad_cam(network: nn.Module, x: Tensor, class_index: int) -> Tensor:
     """Plain Grad-CAM, as `grad_cam_pp`."""
-    return _spread(class_map(network, x, class_index, mean_weights), x)
+    return _spread(network, class_map(network, x, class_index, mean_weights), x)
 
 
 def class_map(network: nn.Module, x: Tensor, class_index: int, weigh: Weigh) -> Tensor:
@@ -84,9 +85,19 @@ def mean_weights(_features_BCS: Tensor, gradient_BCS: Tensor) -> Tensor:
     return gradient_BCS.mean(2)
 
 
-def _spread(coarse: Tensor, x: Tensor) -> Tensor:
+def _spread(network: nn.Module, coarse: Tensor, x: Tensor) -> Tensor:
     """Over its largest value, and as large as the input (linear between the places)."""
     largest = coarse.flatten(1).amax(1).clamp_min(TINY)
-    whole = (coarse / largest.view(-1, *[1] * (coarse.ndim - 1)))[:, None]
-    mode = "bilinear" if x.ndim == 4 else "linear"
-    return F.interpolate(whole, size=x.shape[2:], mode=mode, align_corners=False)[:, 0].clamp(0, 1)
+    whole = coarse / largest.view(-1, *[1] * (coarse.ndim - 1))
+    for axis, pixels in enumerate(x.shape[2:], start=1):
+        weight_PN = _between(network, pixels, whole.shape[axis]).to(whole.device)
+        whole = torch.movedim(torch.movedim(whole, axis, -1) @ weight_PN.T, -1, axis)
+    return whole
+
+
+def _between(network: nn.Module, pixels: int, places: int) -> Tensor:
+    """How much each place says of each pixel, [P, N]: linear between two places, the nearest beyond them."""
+    stride_px = getattr(network, "stride_px", pixels / places)
+    first_px = getattr(network, "first_px", (stride_px - 1) / 2)
+    at_P1 = ((torch.arange(pixels) - first_px) / stride_px).clamp(0, places - 1)[:, None]
+    return (1 - (at_P1 - torch.arange(places)).abs()).clamp_min(0)

@@ -89,8 +89,12 @@ def consistent_labels(p_BL: Tensor, threshold_L: Tensor, hierarchy: Hierarchy) -
 class LabelNetwork(nn.Module):
     """[B, 1, H, W] -> packed [B, L + 1]: probabilities, then the bitmask of the labels that are said.
 
-    A network gives `features` and `scores_of`; this adds probabilities, thresholds and consistency.
+    A network gives `features` and `scores_of`; this adds probabilities, thresholds and consistency. Place i
+    of the features looks at the image around pixel first_px + i stride_px.
     """
+
+    stride_px: int
+    first_px: float = 0.0  # padded kernels of odd size: the first place looks at the first pixel
 
     def __init__(self, labels: int, hierarchy: Mapping[str, Any] | None = None) -> None:
         super().__init__()

@@ -43,6 +43,7 @@ class DropletCNN(LabelNetwork):
         if len(widths) != len(blocks) or not widths:
             raise ValueError(f"expected as many widths as blocks, got {widths}, {blocks}")
         self.opposite = opposite
+        self.stride_px = REDUCTION << (len(widths) - 1)
         # The view takes the place of one filter: 17 channels are half as fast as 16 on a CPU.
         self.first = nn.Conv2d(1, widths[0] - opposite, 5, 2, 2, bias=False)
         parts = stages(widths[0], widths, blocks)

@@ -73,6 +73,8 @@ class Bottleneck(nn.Module):
 class ResNet(LabelNetwork):
     """[B, 1, H, W] counts -> packed [B, L + 1]; H and W from 32 on. `attention` stands before stage 4."""
 
+    stride_px = 32
+
     def __init__(
         self, labels: int, depth: int, attention: bool = False, hierarchy: Mapping[str, Any] | None = None
     ) -> None:

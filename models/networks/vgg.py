@@ -33,6 +33,9 @@ class VGG(LabelNetwork):
     fc6 spans size_px / 32 places: 7 of them at 224.
     """
 
+    stride_px = 1 << HALVINGS
+    first_px = (stride_px - 1) / 2  # each 2 x 2 maximum lies in the middle of its pixels
+
     def __init__(
         self, labels: int, size_px: int = 224, dense: int = 4096, hierarchy: Mapping[str, Any] | None = None
     ) -> None:

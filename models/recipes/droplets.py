@@ -56,7 +56,7 @@ def droplet_cnn_ccf() -> Recipe:
 def droplet_resnet18() -> Recipe:
     """airynet's ResNet-18 on images of 64 x 64, which one core trains in half an hour."""
     small = {"op": "resize", "height": 64, "width": 64}
-    stage = Stage("fit", epochs=10, patience=5, batch=48, learning_rate=1e-3, weight_decay=1e-2)
+    stage = Stage("fit", epochs=8, patience=4, batch=48, learning_rate=1e-3, weight_decay=1e-2)
     return _recipe("droplet_resnet18", ("resnet", {"depth": 18}), stage, [PEDESTAL_STEP, small])
 
 

@@ -81,6 +81,32 @@ def test_the_map_lies_where_the_class_is_seen() -> None:
     assert picture[0, :, :4].sum() < 0.01 * picture[0, :, 4:].sum()
 
 
+def test_places_lie_where_the_network_says() -> None:
+    """The middle of the pixels that reach one place, by its gradient."""
+    torch.manual_seed(3)
+    network = DropletCNN(2, [16, 16], [1, 1]).eval()
+    x = torch.rand(1, 1, 128, 128).requires_grad_(True)
+    network.features(x)[:, :, 8, 8].square().sum().backward()
+    assert x.grad is not None
+    seen = (x.grad[0, 0].abs().sum(0) > 0).nonzero()[:, 0].double()
+    assert float(seen[0] + seen[-1]) / 2 == pytest.approx(network.first_px + 8 * network.stride_px, abs=2)
+
+
+def test_the_large_networks_state_their_places() -> None:
+    """Each layer moves the first place by its stride so far times (kernel - 1) / 2 - padding."""
+    assert (ResNet.stride_px, ResNet.first_px) == (2**5, 0.0)  # 7, 3 and 3 padded by 3, 1 and 1
+    assert (VGG.stride_px, VGG.first_px) == (2**5, 0.5 * (1 + 2 + 4 + 8 + 16))  # five 2 x 2 without padding
+
+
+def test_between_the_places_is_linear_and_beyond_them_constant() -> None:
+    network = Linear(torch.ones(1, 1, 3))
+    network.stride_px, network.first_px = 4, 0.0  # type: ignore[assignment]
+    network.features = lambda x: x[:, :, ::4]  # type: ignore[method-assign]
+    picture = grad_cam(network, torch.tensor([[[1.0] * 4 + [2.0] * 4 + [4.0] * 4]]), 0)[0]
+    expected = [1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 4, 4, 4]
+    assert picture.tolist() == pytest.approx([value / 4 for value in expected])
+
+
 @pytest.mark.parametrize(
     "network",
     [
