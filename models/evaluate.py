@@ -22,6 +22,7 @@ from rich.progress import Progress
 from models.bundle import Bundle, load_bundle
 from models.data_sets.data_set import DataSet
 from models.data_sets.files import add_data_arguments, data_from, load_files, wanted_by
+from models.data_sets.hash_split import unseen
 from models.data_sets.splits import cache_folder, held_out
 from models.manifest import Manifest, ModelError
 from models.report import classifier, clusters, phases, structure
@@ -153,7 +154,8 @@ def _chapters(splits: Mapping[str, DataSet], found: Mapping[str, Findings]) -> l
 def load_data(options: argparse.Namespace, manifest: Manifest, console: Console) -> dict[str, DataSet]:
     """The events that the command line names, by split. Raises ModelError."""
     if options.data != HELD_OUT:
-        return {"files": load_files(data_from(options.data, options), wanted_by(manifest, labelled=False))}
+        events = load_files(data_from(options.data, options), wanted_by(manifest, labelled=False))
+        return {Path(options.data).name: unseen(events, manifest, options.all_events)}
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("held-out events", total=None)
         folder = options.cache or cache_folder()
@@ -168,7 +170,7 @@ def arguments(program: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument("--cache", type=Path, help="folder that keeps simulated events")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
-    add_data_arguments(parser)
+    add_data_arguments(parser, judging=True)
     return parser
 
 

@@ -105,6 +105,7 @@ def svg_of(figure: Any) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip().replace(_INK, "currentColor")
+    text = text.replace(COLOURS[0].lower(), "var(--blue, #0072b2)")  # a thin dark blue is lost on a dark page
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     own = f"f{next(_numbers)}-"
     text = re.sub(r'\bid="', f'id="{own}', text)

@@ -145,9 +145,9 @@ def _cell(cell: Cell) -> str:
 # that too long. Contrast of all pairs of text and ground is above 7:1.
 _STYLE: Final = """\
 :root { color-scheme: light dark; --ink: #1a1a1a; --ground: #ffffff; --soft: #f1f3f5; --line: #b8bfc6;
-  --quiet: #444c54; --link: #004a80; }
+  --quiet: #444c54; --link: #004a80; --blue: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --ink: #ececec; --ground: #15181b; --soft: #22272c;
-  --line: #525b64; --quiet: #bcc4cc; --link: #8ecbff; } }
+  --line: #525b64; --quiet: #bcc4cc; --link: #8ecbff; --blue: #3d9be0; } }
 html { font: 100%/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }
 body { margin: 0; color: var(--ink); background: var(--ground); }
 main { max-width: 70rem; margin: 0 auto; padding: 1.5rem clamp(0.75rem, 3vw, 2.5rem) 4rem; }
@@ -164,7 +164,7 @@ caption { text-align: left; color: var(--quiet); padding-bottom: .4rem; max-widt
 th, td { text-align: left; padding: .3rem .9rem .3rem .4rem; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 thead th { background: var(--soft); vertical-align: bottom; }
-tbody th { font-weight: 600; }
+tbody th { font-weight: 600; white-space: nowrap; }
 td { overflow-wrap: anywhere; min-width: 3.5rem; }
 th.number { text-align: right; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -174,6 +174,7 @@ figcaption { color: var(--quiet); max-width: 46rem; margin-top: .4rem; }
   box-sizing: border-box; }
 .picture svg { display: block; max-width: 100%; height: auto; color: var(--ink); }
 @media print { :root { color-scheme: light; --ink: #000; --ground: #fff; --soft: #eee; --line: #999;
-  --quiet: #222; --link: #000; } html { font-size: 85%; } main { max-width: none; padding: 0; }
+  --quiet: #222; --link: #000; --blue: #0072b2; }
+  html { font-size: 85%; } main { max-width: none; padding: 0; }
   nav { display: none; } figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } }
 """

@@ -71,8 +71,8 @@ def ramp_sections(case: Case, numbers: list[dict[str, Any]]) -> tuple[Section, .
     rows: list[list[Cell]] = [list(entry.values()) for entry in numbers]
     head = ("run", "curves", "boundary told", "boundary true", "error (curves)", "width (curves)", "P_conf")
     caption = (
-        "Boundary: curves before the transition. Width: of a logistic fitted to p, from 0.1 to 0.9. P_conf is "
-        "1 where the answers switch once: it measures order, not truth, so read it beside the error."
+        "Boundary: curves before the transition. Width: of a logistic fitted to p, from 0.1 to 0.9. P_conf "
+        "is 1 where the answers switch once: it measures order, not truth, so read it beside the error."
     )
     return (Section("Along whole runs", (Table(caption, head, rows), _along(case))),)
 

@@ -1,0 +1,151 @@
+"""Reports of each kind of bundle: they run, say what is true, and refuse what does not fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import report_cases as cases
+import torch
+
+from models.bundle import Bundle
+from models.data_sets.data_set import DataSet
+from models.evaluate import Source, evaluate, write
+from models.manifest import ModelError
+
+SOURCE = Source("held-out", "streamer evaluate tiny --out here")
+
+
+def run(pair: tuple[Bundle, DataSet], out: Path) -> dict[str, Any]:
+    report = evaluate(pair[0], {"test": pair[1]}, out, SOURCE)
+    assert json.loads((out / "report.json").read_text()) == report
+    page = (out / "report.html").read_text()
+    assert "<script" not in page
+    assert "ab" * 32 in page
+    result: dict[str, Any] = report["results"]["test"]
+    return result
+
+
+def without_labels(data: DataSet) -> DataSet:
+    return DataSet(data.inputs, torch.zeros(len(data), 0), (), data.facts)
+
+
+def test_classifier_report(tmp_path: Path) -> None:
+    bundle, data = cases.classifier()
+    report = evaluate(bundle, {"test": data}, tmp_path, SOURCE)
+    assert cases.HOSTILE not in (tmp_path / "report.html").read_text()
+    assert (report["sha256"], report["data"], report["command"]) == ("ab" * 32, "held-out", SOURCE.command)
+    assert set(report["versions"]) == {"python", "torch", "numpy", "matplotlib"}
+    assert report["scores_at_training"] == bundle.manifest.scores
+    scores = report["results"]["test"]["scores"]
+    truth = data.targets.numpy() > 0.5
+    sets, counts = np.unique(truth, axis=0, return_counts=True)
+    majority = np.broadcast_to(sets[counts.argmax()], truth.shape)
+    assert scores["baseline_bit_accuracy"] == pytest.approx((truth == majority).mean(), abs=1e-5)
+    streak = scores["classes"]["Streak"]
+    assert streak["support"] == truth[:, 1].sum()
+    total = sum(
+        streak[f"{sign}_{answer}"] for sign in ("true", "false") for answer in ("positive", "negative")
+    )
+    assert total == len(data)
+    assert scores["calibrated"]["Streak"]["threshold"] == 0.25
+    assert len(scores["co_occurrence"]) == 3
+
+
+def test_phases_report_along_runs(tmp_path: Path) -> None:
+    """Votes says `high` where most points lie above 0.5: that is right for every curve."""
+    scores = run(cases.phases(cases.Votes), tmp_path)["scores"]
+    assert scores["accuracy"] == 1.0
+    assert scores["baseline_accuracy"] == pytest.approx(18 / 30)
+    assert scores["macro_f1"] == 1.0
+    assert scores["confusion"] == [[12, 0, 0], [0, 18, 0], [0, 0, 0]]
+    assert [ramp["boundary"] for ramp in scores["ramps"]] == [6, 6]
+    assert [ramp["boundary_error_curves"] for ramp in scores["ramps"]] == [0, 0]
+    assert [ramp["p_conf"] for ramp in scores["ramps"]] == [1.0, 1.0]
+
+
+def test_phases_with_two_classes_an_event_are_refused(tmp_path: Path) -> None:
+    bundle, data = cases.phases()
+    targets = data.targets.clone()
+    targets[3] = 1.0
+    twice = DataSet(data.inputs, targets, data.target_names)
+    with pytest.raises(ModelError, match=r"exactly one class an event.*none or several for 1 of 30"):
+        run((bundle, twice), tmp_path)
+
+
+def test_mixture_report(tmp_path: Path) -> None:
+    bundle, data = cases.mixture()
+    result = run((bundle, data), tmp_path)
+    scores = result["scores"]
+    assert sum(scores["events_per_cluster"].values()) == len(data)
+    assert sum(map(sum, scores["cluster_by_class"]["events"])) == len(data)
+    assert set(scores["kl_nats"]) == {"z0", "z1"}
+    assert 0 <= scores["homogeneity"] <= 1
+
+
+def test_a_collapsed_dimension_is_named_with_a_remedy(tmp_path: Path) -> None:
+    bundle, data = cases.mixture()
+    bundle.network.get_parameter("encoder.weight")[1] = 0
+    bundle.network.get_parameter("encoder.bias")[1] = 0
+    notes = run((bundle, data), tmp_path)["notes"]
+    assert any("z1" in note and "smaller beta" in note for note in notes)
+
+
+def test_one_class_only_is_said(tmp_path: Path) -> None:
+    bundle, data = cases.mixture()
+    same = DataSet(data.inputs, torch.eye(2)[torch.zeros(len(data), dtype=torch.int64)], ("Round", "Streak"))
+    # One class in the data leaves the other column empty: the names stay, the scores of one class are given.
+    assert run((bundle, same), tmp_path)["scores"]["homogeneity"] == 1.0
+
+
+@pytest.mark.parametrize("names", [("ramp", "d_angstrom"), cases.SPECTRUM])
+def test_structure_report(tmp_path: Path, names: tuple[str, ...]) -> None:
+    bundle, data = cases.coder(names)
+    scores = run((bundle, data), tmp_path)["scores"]
+    with torch.no_grad():
+        said = bundle.network(data.inputs[:, None])[:, 2:].numpy()
+    truth = data.targets.numpy()
+    scale = 1.0 if len(names) > 32 else truth.std(0)
+    lost = np.square((truth - said) / scale).sum() / np.square((truth - truth.mean(0)) / scale).sum()
+    assert scores["covered_variance"] == pytest.approx(1 - lost, abs=1e-4)
+    assert ("targets" in scores) == (len(names) <= 32)
+
+
+@pytest.mark.parametrize("make", [cases.classifier, cases.phases, cases.mixture, cases.coder])
+def test_without_labels_the_rest_is_reported_and_says_so(tmp_path: Path, make: Any) -> None:
+    bundle, data = make()
+    result = run((bundle, without_labels(data)), tmp_path)
+    assert any("no labels" in note or "no targets" in note for note in result["notes"])
+    assert "accuracy" not in result["scores"]
+    assert "covered_variance" not in result["scores"]
+
+
+def test_some_classes_only(tmp_path: Path) -> None:
+    bundle, data = cases.classifier()
+    part = DataSet(data.inputs, data.targets[:, [1, 0]], ("Streak", "Round"))
+    result = run((bundle, part), tmp_path)
+    assert list(result["scores"]["classes"]) == ["Round", "Streak"]
+    assert any("not scored" in note for note in result["notes"])
+    assert result["scores"]["classes"]["Streak"]["support"] == int(data.targets[:, 1].sum())
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    bundle, data = cases.classifier()
+    strange = DataSet(data.inputs, data.targets, ("Round", "Streak", "Cube"))
+    with pytest.raises(ModelError, match=r"bundle 'tiny'.*Cube.*rename or remove"):
+        run((bundle, strange), tmp_path)
+    with pytest.raises(ModelError, match=r"expected events of shape \[16, 16\], got \[8, 16\]"):
+        run((bundle, DataSet(data.inputs[:, :8], data.targets, data.target_names)), tmp_path)
+    with pytest.raises(ModelError, match="at least 2 events, got 1"):
+        run((bundle, data.take(torch.tensor([0]))), tmp_path)
+    broken = data.inputs.clone()
+    broken[5] = float("nan")
+    with pytest.raises(ModelError, match="1 of 24 events; look for NaN"):
+        run((bundle, DataSet(broken, data.targets, data.target_names)), tmp_path)
+
+
+def test_an_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match="name another with --out"):
+        write(tmp_path / "file" / "report.html", "")
