@@ -100,6 +100,8 @@ def load_files(data: FileData, wanted: Wanted) -> DataSet:
 
 
 def _check_form(found: Found, wanted: Wanted) -> None:
+    if not found.event_shape:
+        raise ModelError(f"events {found.what}: expected an array an event, got one number; name another key")
     if found.count == 0:
         raise ModelError(f"events {found.what}: expected at least one event, got none; name another file")
     if wanted.shape is not None and tuple(found.event_shape) != tuple(wanted.shape):
@@ -116,6 +118,7 @@ def _check_form(found: Found, wanted: Wanted) -> None:
 
 
 def _check_size(found: Found, events: int, memory_gb: float) -> None:
+    events = events if found.partly else found.count
     needed_gb = events * prod(found.event_shape) * found.dtype.itemsize / 1e9
     if needed_gb > memory_gb:
         raise ModelError(

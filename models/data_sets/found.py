@@ -52,6 +52,7 @@ class Found:
     train_id: Ids | None = None
     pulse_id: Ids | None = None
     targets: Array | None = None
+    partly: bool = True  # `read` takes no more memory than what it gives
 
 
 def open_hdf5(path: Path) -> h5py.File:

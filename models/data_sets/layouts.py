@@ -19,6 +19,7 @@ from models.data_sets.euxfel import find_euxfel
 from models.data_sets.found import (
     Array,
     Found,
+    Ids,
     Piece,
     Rows,
     Where,
@@ -90,13 +91,23 @@ def _npz(where: Where, event_shape: tuple[int, ...] | None) -> Found:
         )
     name = fitting[0]
     (count, *shape), dtype = headers[name]
-    ids = [_npz_array(where.path, part) if part in headers else None for part in ("train_id", "pulse_id")]
-    given = [None if part is None else part.ravel().astype(np.uint64) for part in ids]
+
+    def ids(part: str) -> Ids | None:
+        return _npz_array(where.path, part).ravel().astype(np.uint64) if part in headers else None
 
     def read(rows: Rows) -> Array:
         return _npz_array(where.path, name)[rows]
 
-    return Found(f"{where.path}, array {name}", tuple(shape), dtype, count, read, *given)
+    return Found(
+        f"{where.path}, array {name}",
+        tuple(shape),
+        dtype,
+        count,
+        read,
+        ids("train_id"),
+        ids("pulse_id"),
+        partly=False,
+    )
 
 
 def _npz_array(path: Path, name: str) -> Array:

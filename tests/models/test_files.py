@@ -315,7 +315,11 @@ def test_too_many_bytes_are_refused_before_one_is_read(tmp_path: Path, csv: Writ
         file.create_dataset("frames", (10**6, 1000, 1000), "uint16", chunks=(1, 1000, 1000))
     with pytest.raises(ModelError, match=r"1000000 of \[1000, 1000\] uint16 take 2000.00 GB.*--memory-gb"):
         read(path, wanted=Wanted(labelled=False))
-    data = read(path, csv("index,label\n3,a\n999999,b\n"), labelled_only=True)
+    labels = csv("index,label\n3,a\n999999,b\n")
+    np.savez(tmp_path / "whole.npz", x=np.zeros((10**6, 2), np.uint8))
+    with pytest.raises(ModelError, match=r"1000000 of .* take 0.00 GB of memory, the limit is 0.001 GB"):
+        read(tmp_path / "whole.npz", labels, labelled_only=True, memory_gb=0.001)
+    data = read(path, labels, labelled_only=True)
     assert data.inputs.shape == (2, 1000, 1000)
 
 
