@@ -4,13 +4,14 @@ Two axes of Zimmermann et al. (PRE 99, 063309, 2019; julian-carpenter/airynet @7
 and `add_noise`): macro-F1 against the number of training events, and against the photons of the held-out
 images, for the shipped network and for one trained on faint images alone. Every size gets the same number of
 steps, so that the curve shows the data and not the length of the training; a fifth as many events choose
-epoch and thresholds. Writes one JSON file and, if asked, a picture.
+epoch and thresholds. Writes one JSON file, part after part, and, if asked, a picture; parts left out are kept
+from earlier runs.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from models.bundle import load_bundle
+from models.bundle import Bundle, load_bundle
 from models.data_sets.data_set import DataSet
 from models.data_sets.splits import cache_folder, load_split
 from models.fit import Hardware, fit
@@ -44,6 +45,12 @@ class Lab:
     hardware: Hardware
     console: Console
     steps: int = 0
+
+    @property
+    def all_steps(self) -> int:
+        """Of each training."""
+        stage = self.recipe.stages[0]
+        return self.steps or stage.epochs * max(1, self.recipe.data.train // stage.batch)
 
     def events(self, split: str, **options: Any) -> DataSet:
         """A split of the recipe's data, with other options of the simulation."""
@@ -88,8 +95,7 @@ def trained(lab: Lab, pair: tuple[DataSet, DataSet]) -> tuple[LabelTask, nn.Modu
     """One training on (train, validation) with the lab's number of steps; the best epoch is kept."""
     torch.manual_seed(lab.recipe.seed)
     stage = lab.recipe.stages[0]
-    steps = lab.steps or stage.epochs * max(1, lab.recipe.data.train // stage.batch)
-    epochs = max(1, round(steps / -(-len(pair[0]) // stage.batch)))
+    epochs = max(1, round(lab.all_steps / -(-len(pair[0]) // stage.batch)))
     task = LabelTask(lab.recipe, pair[0])
     fit(task, replace(stage, epochs=epochs, patience=epochs), pair, lab.recipe.seed, lab.hardware)
     return task, task.finish(*pair).eval()
@@ -113,9 +119,9 @@ def draw(study: Mapping[str, Any], path: Path) -> None:
         ) from error
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    _curve(left, study["sizes"], ("events", "o-", "held-out images"))
-    _curve(right, study["noise"], ("photons", "o-", "trained on 1.5e4 to 3e6 photons"))
-    if study["faint"]:
+    _curve(left, study.get("sizes", []), ("events", "o-", "held-out images"))
+    _curve(right, study.get("noise", []), ("photons", "o-", "trained on all photon numbers"))
+    if study.get("faint"):
         label = f"trained on {study['faint_photons']:.0e} photons alone"
         _curve(right, study["faint"], ("photons", "s--", label))
     left.set(xlabel="training images", ylabel="macro-F1 over the classes", ylim=(0, 1))
@@ -139,9 +145,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe", choices=[n for n, make in RECIPES.items() if make().task == "labels"])
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--bundle", type=Path, required=True, help="the shipped bundle of the recipe")
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="training events, with commas")
-    parser.add_argument("--photons", default=",".join(f"{p:.0e}" for p in PHOTONS), help="with commas")
+    parser.add_argument("--bundle", type=Path, help="the shipped bundle, for the curve over photons")
+    parser.add_argument(
+        "--sizes", default=",".join(map(str, SIZES)), help="training events, with commas; '': leave out"
+    )
+    parser.add_argument(
+        "--photons", default=",".join(f"{p:.0e}" for p in PHOTONS), help="with commas; '': leave out"
+    )
     parser.add_argument("--faint", type=float, default=0, help="train at this many photons too; 0: not")
     parser.add_argument("--faint-events", type=int, default=6000, help="training events for that")
     parser.add_argument("--steps", type=int, default=0, help="of each training; 0: as the recipe")
@@ -159,28 +169,67 @@ def _numbers(text: str, option: str) -> list[float]:
         raise ModelError(f"{option}: expected numbers with commas between, got {text!r}") from error
 
 
-def _study(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _lab(options: argparse.Namespace, console: Console) -> Lab:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     hardware = Hardware(device, options.bfloat16 or device.type == "cuda")
-    lab = Lab(recipe(options.recipe), options.cache, hardware, console, options.steps)
+    return Lab(recipe(options.recipe), options.cache, hardware, console, options.steps)
+
+
+def _shipped(options: argparse.Namespace) -> Bundle:
+    if options.bundle is None:
+        raise ModelError("--bundle: expected a bundle of the recipe, got none; name it, or give --photons ''")
     bundle = load_bundle(options.bundle)
     if bundle.manifest.training.get("recipe") != options.recipe:
         raise ModelError(
             f"--bundle {options.bundle}: expected one of recipe {options.recipe}, got "
             f"{bundle.manifest.training.get('recipe')!r}; train it with `streamer train {options.recipe}`"
         )
+    return bundle
+
+
+def _parts(options: argparse.Namespace, lab: Lab) -> Iterator[dict[str, Any]]:
+    """The parts that were asked for, one after another."""
+    sizes = [int(n) for n in _numbers(options.sizes, "--sizes")]
     photons = _numbers(options.photons, "--photons")
-    return {
-        "recipe": options.recipe,
-        "bundle_sha256": bundle.manifest.sha256,
-        "date": date.today().isoformat(),
-        "steps": options.steps or "as the recipe",
-        "sizes": size_curve(lab, [int(n) for n in _numbers(options.sizes, "--sizes")]),
-        "noise": noise_curve(lab, photons, bundle.network),
-        "faint_photons": options.faint,
-        "faint_events": options.faint_events if options.faint else 0,
-        "faint": faint_curve(lab, photons, options.faint, options.faint_events) if options.faint else [],
-    }
+    bundle = _shipped(options) if photons else None
+    about = {"recipe": options.recipe, "date": date.today().isoformat()}
+    if sizes:
+        yield about | {"size_steps": lab.all_steps, "sizes": size_curve(lab, sizes)}
+    if bundle is not None:
+        sha256 = bundle.manifest.sha256
+        yield about | {"bundle_sha256": sha256, "noise": noise_curve(lab, photons, bundle.network)}
+    if options.faint and photons:
+        curve = faint_curve(lab, photons, options.faint, options.faint_events)
+        yield {
+            "faint_photons": options.faint,
+            "faint_events": options.faint_events,
+            "faint_steps": lab.all_steps,
+            "faint": curve,
+        }
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    try:
+        study = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        study = error
+    if not isinstance(study, dict):
+        raise ModelError(f"--out {path}: expected a study or no file, got something else; delete it")
+    return study
+
+
+def _study(options: argparse.Namespace, console: Console) -> None:
+    """Run the parts; each is in the file as soon as it is done, beside those of earlier runs."""
+    path: Path = options.out
+    study = _earlier(path)
+    if study.get("recipe", options.recipe) != options.recipe:
+        raise ModelError(f"--out {path}: a study of {study['recipe']!r}; choose another file or delete it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for part in _parts(options, _lab(options, console)):
+        study |= part
+        path.write_text(json.dumps(study, indent=1) + "\n")
+    if options.picture:
+        draw(study, options.picture)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -188,11 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
-        study = _study(options, Console())
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(study, indent=1) + "\n")
-        if options.picture:
-            draw(study, options.picture)
+        _study(options, Console())
     except (ModelError, OSError) as error:
         Console(stderr=True).print(str(error), markup=False, highlight=False)
         return 1

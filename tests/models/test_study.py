@@ -1,5 +1,6 @@
 """The study of events and photons: what is trained on what, and what is refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,33 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
     rows = [{"events": n, "photons": n, "macro_f1": 0.5} for n in (1000, 2000)]
     draw({"sizes": rows, "noise": rows, "faint": rows, "faint_photons": 1e4}, tmp_path / "a" / "study.png")
     assert (tmp_path / "a" / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_parts_left_out_are_kept_from_earlier_runs(tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    rows = [{"events": 500, "macro_f1": 0.5}]
+    path.write_text(json.dumps({"recipe": "droplet_cnn", "sizes": rows}))
+    arguments = ["droplet_cnn", "--out", str(path), "--sizes", "", "--photons", ""]
+    assert main([*arguments, "--picture", str(tmp_path / "study.png")]) == 0
+    assert json.loads(path.read_text())["sizes"] == rows
+    assert (tmp_path / "study.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "something else"), ('{"recipe": "other"}', "a study of 'other'")]
+)
+def test_a_file_of_something_else_stays(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.json").write_text(content)
+    assert main(["droplet_cnn", "--out", str(tmp_path / "s.json"), "--sizes", "", "--photons", ""]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "s.json").read_text() == content
+
+
+def test_photons_need_the_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["droplet_cnn", "--out", str(tmp_path / "s.json"), "--sizes", ""]) == 1
+    assert "--bundle: expected" in capsys.readouterr().err
 
 
 def test_sizes_beyond_the_data_are_refused(lab: Lab) -> None:
