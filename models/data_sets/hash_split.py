@@ -39,19 +39,23 @@ def split(data: DataSet, seed: int) -> dict[str, DataSet]:
 
     Raises ModelError if a part stays empty.
     """
-    keys, inverse = data.facts[SPLIT_KEY].unique(return_inverse=True)
-    draws = torch.tensor([_hash(f"{seed}/{key}") / 2**63 for key in keys.tolist()], dtype=torch.float64)
-    ends = torch.tensor(list(SHARES.values()), dtype=torch.float64).cumsum(0)[:-1]
-    part_N = torch.bucketize(draws, ends, right=True)[inverse]
-    parts = {name: data.take((part_N == index).nonzero()[:, 0]) for index, name in enumerate(SHARES)}
+    parts = _parts(data, seed)
     sizes = {name: len(part) for name, part in parts.items()}
     if not all(sizes.values()):
         raise ModelError(
-            f"split of {len(data)} events with {len(keys)} groups or ids: expected some in each part, "
+            f"split of {len(data)} events with {len(data.facts[SPLIT_KEY].unique())} groups or ids: expected some in each part, "
             f"got {sizes}; label more events or more groups"
         )
     _warn_of_absent(parts)
     return parts
+
+
+def _parts(data: DataSet, seed: int) -> dict[str, DataSet]:
+    keys, inverse = data.facts[SPLIT_KEY].unique(return_inverse=True)
+    draws = torch.tensor([_hash(f"{seed}/{key}") / 2**63 for key in keys.tolist()], dtype=torch.float64)
+    ends = torch.tensor(list(SHARES.values()), dtype=torch.float64).cumsum(0)[:-1]
+    part_N = torch.bucketize(draws, ends, right=True)[inverse]
+    return {name: data.take((part_N == index).nonzero()[:, 0]) for index, name in enumerate(SHARES)}
 
 
 def _warn_of_absent(parts: Mapping[str, DataSet]) -> None:
@@ -64,12 +68,17 @@ def _warn_of_absent(parts: Mapping[str, DataSet]) -> None:
 
 def unseen(data: DataSet, manifest: Manifest, everything: bool = False) -> DataSet:
     """The events that a bundle was not trained on: all, but for a bundle trained on files only the part
-    `test` of its split, unless the user says that it never saw `everything` of these.
+    `test` of its split, unless the user says that it never saw `everything` of these. Raises ModelError.
     """
     trained_on_files = "data" not in manifest.training
     if not trained_on_files or everything:
         return data
-    part = split(data, int(manifest.training["seed"]))["test"]
+    part = _parts(data, int(manifest.training["seed"]))["test"]
+    if not len(part):
+        raise ModelError(
+            f"bundle {manifest.name!r} was trained on files: expected events that its split held out, got none "
+            f"among {len(data)}; give more, or --all-events if it never saw these"
+        )
     log.warning(
         "bundle %s was trained on files: used are only the %d of %d events that its split held out; "
         "with --all-events all, if it never saw them",

@@ -475,6 +475,9 @@ def test_a_bundle_trained_on_files_is_judged_by_what_it_did_not_see(
     assert held_out.facts["index"].tolist() == split(data, 3)["test"].facts["index"].tolist()
     assert "that its split held out" in caplog.text
     assert len(unseen(data, own, everything=True)) == 2000
+    seen = data.take(split(data, 3)["train"].facts["index"])
+    with pytest.raises(ModelError, match=r"held out, got none among \d+; give more, or --all-events"):
+        unseen(seen, own)
     assert len(unseen(data, manifest("classifier"))) == 2000
 
 
