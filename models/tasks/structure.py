@@ -1,8 +1,8 @@
 """Encoder-decoders between structure and spectrum: what is fitted, what is shipped, how it is scored.
 
-`StructureTask` trains a network in the direction in which it runs (EDNN both ways; NNCA and ECA from structure
-to spectrum). `InverseTask` trains an NNCA or an emulator from structure to spectrum on the same events and ships
-its inverse, which runs from spectrum to structure.
+`StructureTask` trains a network in the direction in which it runs (EDNN both ways; NNCA and ECA from
+structure to spectrum). `InverseTask` trains an NNCA or an emulator from structure to spectrum on the same
+events and ships its inverse, which runs from spectrum to structure.
 
 N events, D input points, k latent, T targets.
 """
@@ -22,7 +22,7 @@ from models.manifest import Column, ModelError
 from models.networks.eca import ECA, DirectionFit, fit_directions
 from models.networks.ednn import EDNN, set_scale, standardised
 from models.networks.nnca import NNCA, VectorCoder, departure
-from models.networks.spectrum_inverse import EMULATORS, SpectrumInverse
+from models.networks.spectrum_inverse import SpectrumInverse
 from models.preprocess import Preprocess
 from models.recipes.recipe import Recipe, Stage
 from models.structure_scores import component_regression, partial_least_squares
@@ -42,8 +42,8 @@ MOST_NAMED: Final = 32
 class StructureTask:
     """Mean squared error of standardised targets.
 
-    Keys of `recipe.extra`: `shared_scale` (true: one scale for all targets, as spectra need), `eca` (options of
-    the fit of its directions).
+    Keys of `recipe.extra`: `shared_scale` (true: one scale for all targets, as spectra need), `eca` (options
+    of the fit of its directions).
     """
 
     kind = "encoder_decoder"
@@ -123,7 +123,7 @@ class InverseTask:
         generator = torch.Generator().manual_seed(self._seed)
         drawn = torch.randint(len(train), (bank,), generator=generator)
         with torch.no_grad():
-            self.network.set_bank(self.module.encode(train.targets[drawn].to(self.module.vectors.device)))
+            self.network.prepare(self.module.encode(train.targets[drawn].to(self.module.vectors.device)))
         return self.network
 
     def score(self, network: nn.Module, train: DataSet, test: DataSet) -> dict[str, Any]:
@@ -132,11 +132,15 @@ class InverseTask:
         return result | {"orthonormality": departure(self.module.vectors)} | _baselines(self, train, test)
 
     def _spectra(self, data: DataSet) -> Tensor:
-        return self.preprocess(data.inputs).flatten(1)
+        spectra_NT: Tensor = self.preprocess(data.inputs).flatten(1)
+        return spectra_NT
 
 
 def finish_vectors(module: Coder | VectorCoder, data: tuple[Tensor, Tensor], fit: Mapping[str, Any]) -> None:
-    """After the descent: plain vectors of NNCA, or the directions of ECA on its emulator; data: raw x and y."""
+    """After the descent: plain vectors of NNCA, or the directions of ECA on its emulator.
+
+    data: structure and spectrum in their own units; fit: options of DirectionFit.
+    """
     module.eval()
     if isinstance(module, NNCA):
         module.release()
@@ -225,15 +229,13 @@ def _build(table: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> A
 
 def _check(train: DataSet) -> None:
     """Raises ModelError for values that no regression can learn from."""
-    remedy = "leave those events out"
     for what, values in (("inputs", train.inputs), ("targets", train.targets)):
-        bad = int((~values.float().isfinite().flatten(1).all(1)).sum()) if len(train) else 0
+        bad = int((~values.float().isfinite().flatten(1).all(1)).sum())
         if bad:
-            raise ModelError(
-                f"training {what}: expected finite numbers, got {bad} of {len(train)} events with NaN; {remedy}"
-            )
+            got = f"{bad} of {len(train)} events with NaN or infinity"
+            raise ModelError(f"training {what}: expected finite numbers, got {got}; leave those events out")
     if len(train) < 2 or bool((train.targets == train.targets[:1]).all()):
         raise ModelError(
-            f"training targets: expected at least two different values, got {len(train)} events that are alike; "
+            f"training targets: expected different values, got {len(train)} events that are all alike; "
             "give events that differ in structure"
         )
