@@ -42,9 +42,10 @@ def split(data: DataSet, seed: int) -> dict[str, DataSet]:
     parts = _parts(data, seed)
     sizes = {name: len(part) for name, part in parts.items()}
     if not all(sizes.values()):
+        groups = len(data.facts[SPLIT_KEY].unique())
         raise ModelError(
-            f"split of {len(data)} events with {len(data.facts[SPLIT_KEY].unique())} groups or ids: expected some in each part, "
-            f"got {sizes}; label more events or more groups"
+            f"split of {len(data)} events with {groups} groups or ids: expected some in each part, got "
+            f" {sizes}; label more events or more groups"
         )
     _warn_of_absent(parts)
     return parts
@@ -76,8 +77,8 @@ def unseen(data: DataSet, manifest: Manifest, everything: bool = False) -> DataS
     part = _parts(data, int(manifest.training["seed"]))["test"]
     if not len(part):
         raise ModelError(
-            f"bundle {manifest.name!r} was trained on files: expected events that its split held out, got none "
-            f"among {len(data)}; give more, or --all-events if it never saw these"
+            f"bundle {manifest.name!r} was trained on files: expected events that its split held out, got "
+            f"none among {len(data)}; give more, or --all-events if it never saw these"
         )
     log.warning(
         "bundle %s was trained on files: used are only the %d of %d events that its split held out; "
