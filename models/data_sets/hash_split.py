@@ -45,7 +45,7 @@ def split(data: DataSet, seed: int) -> dict[str, DataSet]:
         groups = len(data.facts[SPLIT_KEY].unique())
         raise ModelError(
             f"split of {len(data)} events with {groups} groups or ids: expected some in each part, got "
-            f" {sizes}; label more events or more groups"
+            f"{sizes}; label more events or more groups"
         )
     _warn_of_absent(parts)
     return parts
