@@ -22,9 +22,9 @@ from benchmarks.config import Options
 from benchmarks.events import NULL_LOADS, pipeline
 from benchmarks.helper import Helper
 from models.bundle import load_bundle
+from models.shipped import SHIPPED
 from streamer.ledger import Page, sink_layout
 from streamer.memory import attach, create
-from streamer.plan import SHIPPED_BUNDLES
 from streamer.runner import MODES, CpuRunner
 
 Array = npt.NDArray[Any]
@@ -61,13 +61,13 @@ def ledger() -> None:
 def cpu() -> None:
     """Each shipped bundle on a CPU: float32, bfloat16, and compiled, by batch size."""
     print(f"threads: {torch.get_num_threads()}")
-    for folder in sorted(SHIPPED_BUNDLES.iterdir()):
+    for folder in sorted(SHIPPED.iterdir()):
         if (folder / "manifest.json").is_file():
             _cpu_bundle(folder.name)
 
 
 def _cpu_bundle(name: str) -> None:
-    bundle = load_bundle(SHIPPED_BUNDLES / name)
+    bundle = load_bundle(SHIPPED / name)
     raw = bundle.golden_input.numpy()
     for mode in MODES:
         run = partial(_wait, CpuRunner([bundle], 64, mode))
@@ -82,7 +82,7 @@ def _wait(runner: CpuRunner, x: Array) -> Array:
 
 def _compiled(name: str, raw: Array) -> None:
     """torch.compile with bfloat16, one static batch size, as inductor runs it fastest."""
-    bundle = load_bundle(SHIPPED_BUNDLES / name)
+    bundle = load_bundle(SHIPPED / name)
 
     def plain(x: torch.Tensor) -> torch.Tensor:
         packed: torch.Tensor = bundle.network(bundle.preprocess(x))

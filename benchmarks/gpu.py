@@ -28,9 +28,9 @@ from benchmarks.network import classifier
 from benchmarks.table import Line, Measured, header, measured, print_lines, quantiles_ms, show, write
 from models.bundle import Bundle, load_bundle
 from models.manifest import Column, Manifest
+from models.shipped import SHIPPED
 from streamer import memory
 from streamer.columns import split
-from streamer.plan import SHIPPED_BUNDLES
 from streamer.ring import Ring, RingLayout
 from streamer.routing import Route, Router
 from streamer.rules import Vocabulary
@@ -240,7 +240,7 @@ def _one(value: float) -> Measured:
 
 def bundles(folder: Path) -> list[Path]:
     """Every shipped bundle; the classifier with fresh weights where none is."""
-    shipped = sorted(path.parent for path in SHIPPED_BUNDLES.glob("*/manifest.json"))
+    shipped = sorted(path.parent for path in SHIPPED.glob("*/manifest.json"))
     return shipped or [classifier(folder)]
 
 

@@ -23,7 +23,7 @@ from benchmarks.events import pipeline
 from benchmarks.helper import ROOT, Helper
 from benchmarks.table import Line, header, measured, print_lines, write
 from models.manifest import Manifest, read_manifest
-from streamer.plan import SHIPPED_BUNDLES, find_bundle
+from models.shipped import find_bundle, shipped_names
 
 # The score that a row shows, and what stands beside it: keys of manifest.scores["test"].
 HEADLINES: Final[Mapping[str, tuple[str, str]]] = {
@@ -101,7 +101,7 @@ def main() -> int:
     arguments = _arguments()
     options = QUICK if arguments.quick else Options(arguments.repeats, arguments.seconds, warm_s=0.3)
     about = header() | {"options": asdict(options)}
-    names = arguments.bundles or sorted(path.name for path in SHIPPED_BUNDLES.iterdir())
+    names = arguments.bundles or shipped_names()
     rows = [Row(read_manifest(folder), folder) for folder in map(find_bundle, names)]
     lines: list[Line] = []
     for row in rows:

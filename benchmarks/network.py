@@ -14,8 +14,8 @@ from models.bundle import save_bundle
 from models.manifest import Column, Manifest
 from models.preprocess import Preprocess
 from models.recipes.table import recipe
+from models.shipped import SHIPPED
 from models.simulation.labels import CLASSES
-from streamer.plan import SHIPPED_BUNDLES
 
 CLASSIFIER: Final = "droplet_cnn"
 SHAPE: Final = (128, 128)
@@ -23,7 +23,7 @@ SHAPE: Final = (128, 128)
 
 def classifier(folder: Path) -> Path:
     """Folder of the classifier's bundle; a fresh one is written to `folder` where none is shipped."""
-    shipped = SHIPPED_BUNDLES / CLASSIFIER
+    shipped = SHIPPED / CLASSIFIER
     return shipped if (shipped / "manifest.json").is_file() else _fresh(folder / CLASSIFIER)
 
 

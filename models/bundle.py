@@ -114,10 +114,10 @@ def save_bundle(
     weights_bytes, golden_bytes = save(tensors), save(golden)
     complete = replace(manifest, weights_sha256=_sha256(weights_bytes), golden_sha256=_sha256(golden_bytes))
     complete = replace(complete, sha256=_sha256(dump_manifest(complete)))
-    _write(directory / WEIGHTS_FILE, weights_bytes)
-    _write(directory / GOLDEN_FILE, golden_bytes)
-    _write(directory / CARD_FILE, card(complete).encode())
-    _write(directory / MANIFEST_FILE, dump_manifest(complete))
+    write_file(directory / WEIGHTS_FILE, weights_bytes)
+    write_file(directory / GOLDEN_FILE, golden_bytes)
+    write_file(directory / CARD_FILE, card(complete).encode())
+    write_file(directory / MANIFEST_FILE, dump_manifest(complete))
     return load_bundle(directory).manifest
 
 
@@ -220,7 +220,8 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], directory: Path) ->
     network.load_state_dict(dict(tensors))
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """A kill leaves the old file or the new one."""
     partial = path.with_name(path.name + ".part")
     with partial.open("wb") as file:
         file.write(content)

@@ -22,6 +22,7 @@ from models.data_sets.files import add_data_arguments, bundle_events
 from models.data_sets.splits import cache_folder, held_out
 from models.manifest import Manifest, ModelError
 from models.promise import TooFewError, positives_needed
+from models.shipped import find_bundle
 from models.veto import Asked, Result, calibrate, check_class, report, store
 
 HELD_OUT: Final = "held-out"
@@ -31,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="streamer calibrate", description="Choose a veto threshold that keeps a promised recall."
     )
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("bundle", help="a shipped bundle by name (then with --out), or a folder")
     parser.add_argument("data", nargs="?", default=HELD_OUT, help=f"file of events (default: {HELD_OUT})")
     parser.add_argument("--class", dest="label", required=True, help="class that shall be kept")
     parser.add_argument("--recall", type=float, default=0.99, help="share of its events to keep at least")
@@ -77,6 +78,15 @@ def _with_events(manifest: Manifest, events: int | None) -> Manifest:
     return replace(manifest, training=training)
 
 
+def _folder(options: argparse.Namespace) -> Path:
+    """The bundle's; one that came with the package is changed only by who names its folder."""
+    if options.out is None and not Path(options.bundle).is_dir():
+        raise ModelError(
+            f"bundle {options.bundle}: expected --out for a copy of a shipped bundle, got none; name a folder"
+        )
+    return find_bundle(options.bundle)
+
+
 def _more(error: TooFewError, splits: Mapping[str, DataSet], asked: Asked) -> TooFewError:
     """Simulated events can be had: say how many to ask for."""
     events = next(iter(splits.values()))
@@ -94,14 +104,15 @@ def main(given: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     errors = Console(stderr=True)
     try:
-        bundle = load_bundle(options.bundle)
+        folder = _folder(options)
+        bundle = load_bundle(folder)
         check_class(bundle.manifest, options.label)
         splits = _splits(options, bundle.manifest, errors)
         name = next(iter(splits))
         data = f"{HELD_OUT} {name}" if options.data == HELD_OUT else name
         asked = Asked(options.label, options.recall, options.confidence)
         result = _calibrated(bundle, splits, asked, data)
-        written = store(options.bundle, bundle.manifest, result.entry, options.out)
+        written = store(folder, bundle.manifest, result.entry, options.out)
     except ModelError as error:
         errors.print(str(error), markup=False, highlight=False)
         return 1

@@ -11,7 +11,6 @@ N events, L classes.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle, load_bundle, write_file
 from models.card import model_card
 from models.data_sets.data_set import DataSet
 from models.manifest import (
@@ -185,8 +184,8 @@ def store(directory: Path, manifest: Manifest, entry: Calibrated, out: Path | No
             _refuse_other(target)
             for name in (WEIGHTS_FILE, GOLDEN_FILE):
                 shutil.copyfile(directory / name, target / name)
-        _write(target / CARD_FILE, model_card(new).encode())
-        _write(target / MANIFEST_FILE, content)
+        write_file(target / CARD_FILE, model_card(new).encode())
+        write_file(target / MANIFEST_FILE, content)
     except OSError as error:
         raise ModelError(f"bundle {target}: cannot be written: {error}; name a folder with --out") from error
     return load_bundle(target).manifest
@@ -195,15 +194,6 @@ def store(directory: Path, manifest: Manifest, entry: Calibrated, out: Path | No
 def _refuse_other(target: Path) -> None:
     if (target / MANIFEST_FILE).exists():
         raise ModelError(f"--out {target}: expected a new folder, got one that holds a bundle; name another")
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 # --- for people -----------------------------------------------------------------------------------------

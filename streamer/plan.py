@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-import models
+from models import shipped
 from models.manifest import BundleError, Column, Manifest, read_manifest
 from streamer import ids, memory
 from streamer.assemble import Attach, SourceSpec
@@ -44,8 +44,6 @@ FIXED_COLUMNS: tuple[tuple[str, str], ...] = (
     ("received_at", "f8"),
 )
 FIXED_NAMES = frozenset({"train_id", "pulse_id", *(name for name, _ in FIXED_COLUMNS)})
-
-SHIPPED_BUNDLES = Path(models.__file__).parent / "bundles"
 
 
 class BundleRef(Strict):
@@ -94,11 +92,10 @@ class StageSpec(Strict):
 
 def find_bundle(name: str) -> Path:
     """Folder of a shipped bundle by name, or `name` as a folder. Raises ConfigError."""
-    for folder in (Path(name), SHIPPED_BUNDLES / name):
-        if (folder / "manifest.json").is_file():
-            return folder.resolve()
-    shipped = sorted(p.name for p in SHIPPED_BUNDLES.iterdir()) if SHIPPED_BUNDLES.is_dir() else []
-    raise ConfigError(f"no bundle {name!r}: neither a folder with a manifest.json nor one of {shipped}")
+    try:
+        return shipped.find_bundle(name)
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
 
 
 def pin_bundle(ref: BundleRef, folder: Path) -> BundleRef:
