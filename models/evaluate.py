@@ -29,7 +29,7 @@ from models.report import classifier, clusters, phases, structure
 from models.report.case import Case, Findings, make_case
 from models.report.measures import plain
 from models.report.page import Cell, Chapter, Section, Table, render
-from models.report.recorded import recorded
+from models.report.recorded import baselines, recorded
 
 HELD_OUT: Final = "held-out"
 REPORTS: Final[Mapping[str, Callable[[Case], Findings]]] = {
@@ -54,6 +54,7 @@ def evaluate(bundle: Bundle, splits: Mapping[str, DataSet], out: Path, source: S
     report = _record(bundle.manifest, splits, found, source)
     title = f"{bundle.manifest.name}: report"
     chapters = [_summary(bundle.manifest, splits, found, source), *_chapters(splits, found)]
+    chapters.append(Chapter("Scores recorded at training", (recorded(bundle.manifest.scores),)))
     write(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write(out / "report.html", render(title, _lead(bundle.manifest), chapters))
     return report
@@ -88,7 +89,7 @@ def _record(
         "kind": manifest.kind,
         "architecture": manifest.architecture,
         "sha256": manifest.sha256,
-        "data": source.data,
+        "data": _described(manifest, source),
         "command": source.command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
@@ -116,17 +117,33 @@ def _summary(
         ["hash", manifest.sha256],
         ["made", f"{manifest.created}: {manifest.training.get('command', 'command not recorded')}"],
         ["follows", str(manifest.training.get("origin", "not recorded"))],
-        ["data", source.data],
+        ["data", _described(manifest, source)],
         ["events", counted],
         ["this report", f"{source.command}, {datetime.now(UTC).date().isoformat()}"],
     ]
     measured = Section("What was measured", (Table("", (), rows),))
-    return Chapter("Summary", (measured, _headlines(found), recorded(manifest.scores), _limits(manifest)))
+    return Chapter("Summary", (measured, _headlines(found, manifest), _limits(manifest)))
 
 
-def _headlines(found: Mapping[str, Findings]) -> Section:
+def _described(manifest: Manifest, source: Source) -> str:
+    """Held-out events by the simulation that made them."""
+    made = manifest.training.get("data")
+    if source.data != HELD_OUT or not isinstance(made, Mapping):
+        return source.data
+    options = made.get("options") or "none"
+    return f"{HELD_OUT}: simulated {made.get('source')}, options {options}, seeds that training never saw"
+
+
+def _headlines(found: Mapping[str, Findings], manifest: Manifest) -> Section:
     rows: list[list[Cell]] = [
-        [line.name, split, line.value, line.baseline, line.meaning]
+        [
+            line.name,
+            split,
+            line.value,
+            line.baseline,
+            line.meaning,
+            baselines(manifest.scores, split, line.key),
+        ]
         for split, own in found.items()
         for line in own.headlines
     ]
@@ -136,8 +153,11 @@ def _headlines(found: Mapping[str, Findings]) -> Section:
     )
     if not rows:
         return Section("Scores", notes or ("These events carry no targets, so there is nothing to score.",))
-    head = ("score", "events", "this bundle", "baseline", "what the baseline does")
-    caption = "Each score beside what it is without a network; the distance is what the network is worth."
+    head = ("score", "events", "this bundle", "baseline", "what the baseline does", "other methods")
+    caption = (
+        "Each score beside what it is without a network. Other methods: recorded at training, on the same "
+        "events; the distance to the best of them is what the network is worth."
+    )
     return Section("Scores", (Table(caption, head, rows), *notes))
 
 

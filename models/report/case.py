@@ -56,9 +56,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Headline:
-    """One score beside what the same score is without a network, and what that baseline does."""
+    """One score beside what the same score is without a network, and what that baseline does.
+
+    key: the score's name among those that the manifest records, where its other baselines are.
+    """
 
     name: str
+    key: str
     value: float | int | None
     baseline: float | None
     meaning: str

@@ -99,7 +99,7 @@ def _class_numbers(own: Labelled, counts: Counts, index: int) -> dict[str, Any]:
 
 def _headlines(numbers: dict[str, Any]) -> tuple[Headline, ...]:
     def line(name: str, key: str, meaning: str) -> Headline:
-        return Headline(name, numbers[key], numbers[f"baseline_{key}"], meaning)
+        return Headline(name, key, numbers[key], numbers[f"baseline_{key}"], meaning)
 
     return (
         line("macro-F1", "macro_f1", _MAJORITY),

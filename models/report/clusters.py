@@ -87,9 +87,9 @@ def _few_classes(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _headlines(found: dict[str, float]) -> tuple[Headline, ...]:
     return (
-        Headline("homogeneity", found["homogeneity"], 0.0, _ONE_CLUSTER),
-        Headline("completeness", found["completeness"], 1.0, f"{_ONE_CLUSTER}: complete, and of no use"),
-        Headline("adjusted Rand index", found["adjusted_rand"], 0.0, _ONE_CLUSTER),
+        Headline("homogeneity", "homogeneity", found["homogeneity"], 0.0, _ONE_CLUSTER),
+        Headline("completeness", "completeness", found["completeness"], 1.0, f"{_ONE_CLUSTER}: of no use"),
+        Headline("adjusted Rand index", "adjusted_rand", found["adjusted_rand"], 0.0, _ONE_CLUSTER),
     )
 
 

@@ -1,11 +1,14 @@
 """Where a classifier looked: importance maps of each class, beside the frame or along the spectrum.
 
 Grad-CAM++ (`models.gradcam`) where the network has a last stage of features to look at; else the gradient of
-log p times the input (Shrikumar et al., arXiv 1605.01713), as recurrent and attending networks have none.
+log p times the input (Shrikumar et al., arXiv 1605.01713), as recurrent and attending networks have none; of
+networks that count votes, which have no gradient, the fall of p where a part is covered (Zeiler and Fergus,
+arXiv 1311.2901).
 
 B events, H height, W width, P points, L labels.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +26,7 @@ from models.report.case import Case, Float
 
 MEAN_OF: Final = 64  # events in the mean importance along a spectrum: enough for a smooth line
 SMOOTH_SHARE: Final = 200  # gradients are rough from point to point: means over a 200th of the spectrum
+COVERED_PARTS: Final = {3: 48, 4: 10}  # along each axis of a spectrum, of a frame: 100 runs at most
 TINY: Final = 1e-30
 
 
@@ -69,23 +73,49 @@ def importance(case: Case, preprocess: Preprocess, rows: NDArray[np.int64], inde
         x = preprocess(case.data.take(torch.from_numpy(rows)).inputs)
     if hasattr(case.network, "features") and hasattr(case.network, "logits_of"):
         return grad_cam_pp(case.network, x, index).double().numpy(), "Grad-CAM++"
-    return _gradient_times_input(case.network, x, index).double().numpy(), "gradient × input"
+    worth = _gradient_times_input(case.network, x, index)
+    if worth is None:
+        return _fall_where_covered(case.network, x, index).double().numpy(), "fall of p where covered"
+    return worth.double().numpy(), "gradient × input"
 
 
-def _gradient_times_input(network: nn.Module, x: Tensor, index: int) -> Tensor:
-    """|x d log p / dx| over channels, smoothed along a spectrum, over each event's largest value."""
+def _fall_where_covered(network: nn.Module, x: Tensor, index: int) -> Tensor:
+    """What p loses when a part is set to the event's median, over the largest loss; [B, H, W] or [B, P]."""
+    median = x.flatten(1).median(1).values.view(-1, *[1] * (x.ndim - 2))
+    parts = [_cuts(size, COVERED_PARTS[x.ndim]) for size in x.shape[2:]]
+    worth = torch.zeros(x.shape[0], *x.shape[2:])
+    with torch.no_grad():
+        p_B = network(x)[:, index]
+        for part in itertools.product(*parts):
+            covered = x.clone()
+            covered[(slice(None), slice(None), *part)] = median[:, None].expand_as(covered[:, :, *part])
+            loss_B = (p_B - network(covered)[:, index]).clamp_min(0)
+            worth[(slice(None), *part)] = loss_B.view(-1, *[1] * (x.ndim - 2))
+    return _over_largest(worth)
+
+
+def _cuts(size: int, parts: int) -> list[slice]:
+    """`size` places in at most `parts` runs of nearly equal length."""
+    edges = np.unique(np.linspace(0, size, parts + 1).astype(np.int64)).tolist()
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def _gradient_times_input(network: nn.Module, x: Tensor, index: int) -> Tensor | None:
+    """|x d log p / dx| over channels, smoothed along a spectrum, over the largest; None if it is 0."""
     x = x.clone().requires_grad_(True)
     log_p_B = network(x)[:, index].clamp_min(TINY).log()
     gradient = torch.autograd.grad(log_p_B.sum(), x, allow_unused=True)[0] if log_p_B.requires_grad else None
     if gradient is None or not bool(gradient.any()):
-        raise ModelError(
-            f"explanation of {type(network).__name__}: expected a class that changes smoothly with the "
-            "input, got a gradient of 0 everywhere: it counts votes; look at the weights of its bins"
-        )
+        return None
     worth = (gradient * x).detach().abs().sum(1)
     if worth.ndim == 2:
         window = max(1, worth.shape[1] // SMOOTH_SHARE) * 2 + 1
         worth = torch.nn.functional.avg_pool1d(worth[:, None], window, 1, window // 2)[:, 0]
+    return _over_largest(worth)
+
+
+def _over_largest(worth: Tensor) -> Tensor:
+    """Each event's map over its largest value."""
     return worth / worth.flatten(1).amax(1).clamp_min(TINY).view(-1, *[1] * (worth.ndim - 1))
 
 

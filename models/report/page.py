@@ -73,6 +73,8 @@ def show(value: Cell) -> str:
         return "–"
     if isinstance(value, str | int):
         return str(value)
+    if value.is_integer() and 2 <= abs(value) < 1e6:
+        return f"{value:.0f}"  # a count that was averaged or stored as float
     plain = value == 0 or 0.01 <= abs(value) < 1000
     return f"{value:.3f}" if plain else f"{value:.3g}"
 
@@ -112,11 +114,9 @@ def _image(picture: Picture) -> str:
 
 
 def _table(table: Table) -> str:
+    caption = f"<figcaption>{escape(table.caption)}</figcaption>\n" if table.caption else ""
     rows = "\n".join(_row(row) for row in table.rows)
-    return (
-        f'<div class="wide"><table><caption>{escape(table.caption)}</caption>\n'
-        f"{_head(table)}<tbody>\n{rows}\n</tbody></table></div>"
-    )
+    return f'<figure class="wide">{caption}<table>\n{_head(table)}<tbody>\n{rows}\n</tbody></table></figure>'
 
 
 def _head(table: Table) -> str:
@@ -160,7 +160,6 @@ a { color: var(--link); }
 nav ol { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; margin: 1rem 0; padding: 0; list-style: none; }
 .wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .95rem; }
-caption { text-align: left; color: var(--quiet); padding-bottom: .4rem; max-width: 46rem; }
 th, td { text-align: left; padding: .3rem .9rem .3rem .4rem; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 thead th { background: var(--soft); vertical-align: bottom; }
@@ -169,7 +168,7 @@ td { overflow-wrap: anywhere; min-width: 3.5rem; }
 th.number { text-align: right; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: 1.25rem 0 1.75rem; }
-figcaption { color: var(--quiet); max-width: 46rem; margin-top: .4rem; }
+figcaption { color: var(--quiet); max-width: 46rem; margin: .4rem 0; }
 .paper { display: block; max-width: 100%; height: auto; background: #fff; padding: .5rem;
   box-sizing: border-box; }
 .picture svg { display: block; max-width: 100%; height: auto; color: var(--ink); }

@@ -91,19 +91,17 @@ def _class_numbers(own: Labelled, index: int, f1: float) -> dict[str, Any]:
 def _headlines(numbers: dict[str, Any]) -> tuple[Headline, ...]:
     meaning = "always the most frequent class of these events"
     lines = [
-        Headline("accuracy", numbers["accuracy"], numbers["baseline_accuracy"], meaning),
-        Headline("macro-F1", numbers["macro_f1"], numbers["baseline_macro_f1"], meaning),
+        Headline("accuracy", "accuracy", numbers["accuracy"], numbers["baseline_accuracy"], meaning),
+        Headline("macro-F1", "macro_f1", numbers["macro_f1"], numbers["baseline_macro_f1"], meaning),
     ]
     if numbers["ramps"]:
         note = "no baseline: it measures order, not truth"
         worst = max(abs(ramp["boundary_error_curves"]) for ramp in numbers["ramps"])
-        lines.append(Headline("mean P_conf of the ramps", _mean(numbers["ramps"], "p_conf"), None, note))
-        lines.append(Headline("worst boundary error, curves", int(worst), None, "the simulator's boundary"))
+        mean = float(np.mean([ramp["p_conf"] for ramp in numbers["ramps"]]))
+        lines.append(Headline("mean P_conf of the ramps", "p_conf", mean, None, note))
+        key, truth = "boundary_error_curves_worst", "none; the truth is the simulator's boundary"
+        lines.append(Headline("worst boundary error, curves", key, int(worst), None, truth))
     return tuple(lines)
-
-
-def _mean(ramps: list[dict[str, Any]], key: str) -> float:
-    return float(np.mean([ramp[key] for ramp in ramps]))
 
 
 def _class_table(own: Labelled, numbers: dict[str, Any]) -> Table:

@@ -4,23 +4,26 @@ Entries of equal form become one table, so that methods stand below each other: 
 "spectral clustering": {"homogeneity": ..}} is a table of two rows.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from models.report.page import Cell, Part, Section, Table
+from models.report.page import Cell, Part, Section, Table, show
 
 MAX_ROWS: Final = 64  # of a list of numbers more are a curve, and belong into report.json
+MAX_LIST: Final = 8  # numbers of a list that stand in one cell
+_NO_CELL: Final = object()
 _NONE: Final = "The manifest records no scores."
 
 
 def recorded(scores: Mapping[str, Any]) -> Section:
     """One section with all of it."""
     parts: list[Part] = list(_tables(scores, "")) or [_NONE]
-    return Section("Scores recorded at training", tuple(parts))
+    return Section("As the manifest has them", tuple(parts))
 
 
 def _tables(table: Mapping[str, Any], path: str) -> Iterator[Table]:
-    plain = {key: value for key, value in table.items() if _is_cell(value)}
+    plain = {key: cell for key, value in table.items() if (cell := _cell(value)) is not _NO_CELL}
     nested = {key: value for key, value in table.items() if isinstance(value, Mapping)}
     if plain:
         rows: list[list[Cell]] = [[key, value] for key, value in plain.items()]
@@ -49,6 +52,27 @@ def _columns(nested: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     names = dict.fromkeys(name for entry in nested.values() for name in entry)
     filled = sum(len(entry) for entry in nested.values())
     return tuple(names) if names and filled > 0.5 * len(names) * len(nested) else ()
+
+
+def baselines(scores: Mapping[str, Any], split: str, key: str) -> str:
+    """What the manifest records for the score `key` of other methods on these events: "linear 0.989"."""
+    own = scores.get(split)
+    if not isinstance(own, Mapping):
+        return ""
+    found = {name: value for name, value in own.items() if re.fullmatch(rf"baseline_(.+_)?{key}", name)}
+    named = {
+        name.removeprefix("baseline_").removesuffix(key).strip("_"): value for name, value in found.items()
+    }
+    return ", ".join(
+        f"{name or 'baseline'} {show(value)}" for name, value in named.items() if _is_cell(value)
+    )
+
+
+def _cell(value: Any) -> Any:
+    """Short lists stand in one cell; what fits in none is `_NO_CELL`."""
+    if isinstance(value, list) and 0 < len(value) <= MAX_LIST and all(_is_cell(entry) for entry in value):
+        return ", ".join(show(entry) for entry in value)
+    return value if _is_cell(value) else _NO_CELL
 
 
 def _is_cell(value: Any) -> bool:

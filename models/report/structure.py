@@ -39,7 +39,7 @@ def report(case: Case) -> Findings:
     numbers = _numbers(case, truth, said, known)
     own = _values(truth, said, known) if len(known) <= MOST_PANELS else _spectra(truth, said, known)
     section = Section("The latent space", (_latent_map(case, truth, known),))
-    headline = Headline("covered variance", numbers["covered_variance"], 0.0, _MEAN)
+    headline = Headline("covered variance", "covered_variance", numbers["covered_variance"], 0.0, _MEAN)
     return Findings(numbers, (headline,), (*own, section))
 
 

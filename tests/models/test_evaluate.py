@@ -9,10 +9,11 @@ import pytest
 import report_cases as cases
 import torch
 
-from models.bundle import Bundle
+from models.bundle import Bundle, save_bundle
 from models.data_sets.data_set import DataSet
-from models.evaluate import Source, evaluate, write
-from models.manifest import ModelError
+from models.evaluate import Source, evaluate, main, write
+from models.manifest import Column, ModelError
+from models.networks.ednn import EDNN
 
 SOURCE = Source("held-out", "streamer evaluate tiny --out here")
 
@@ -143,6 +144,37 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     broken[5] = float("nan")
     with pytest.raises(ModelError, match="1 of 24 events; look for NaN"):
         run((bundle, DataSet(broken, data.targets, data.target_names)), tmp_path)
+
+
+def saved_coder(folder: Path) -> Path:
+    """A bundle on disk, of an architecture that the package lists; two numbers out of 12 points."""
+    torch.manual_seed(0)
+    options = {"points": 12, "hidden": [4], "latent": 2, "targets": 2}
+    columns = (Column("latent", "float32", ("t0", "t1")), Column("target", "float32", ("length", "angle")))
+    fields = {
+        "columns": columns,
+        "architecture": "ednn",
+        "options": options,
+        "training": {"seed": 1, "data": {}},
+    }
+    network = EDNN(12, [4], 2, 2).eval()
+    bundle = cases.bundle_of("encoder_decoder", network, (12,), **fields)
+    save_bundle(folder, bundle.manifest, (bundle.preprocess, network), torch.rand(2, 12), lambda m: m.name)
+    return folder
+
+
+def test_the_command_reports_on_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, out = saved_coder(tmp_path / "bundle"), tmp_path / "out"
+    np.savez(tmp_path / "events.npz", curves=np.random.default_rng(0).random((9, 12), np.float32))
+    rows = [f"{i},{i / 10},{90 + i}" for i in range(9)]
+    (tmp_path / "events.csv").write_text("\n".join(["index,length,angle", *rows]) + "\n")
+    options = ["--labels", str(tmp_path / "events.csv"), "--out", str(out)]
+    assert main([str(bundle), str(tmp_path / "events.npz"), *options]) == 0
+    assert "report.html" in "".join(capsys.readouterr().out.split())
+    report = json.loads((out / "report.json").read_text())
+    assert report["results"]["events.npz"]["events"] == 9
+    assert set(report["results"]["events.npz"]["scores"]["targets"]) == {"length", "angle"}
+    assert report["command"].startswith("streamer evaluate")
 
 
 def test_an_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

@@ -51,10 +51,17 @@ def test_gradient_times_input_finds_the_only_point_that_counts() -> None:
     assert np.delete(worth, [39, 40, 41], 1).max() == 0
 
 
-def test_a_network_that_counts_has_no_gradient() -> None:
+def test_a_network_that_counts_is_explained_by_covering() -> None:
+    """One point in four lies above 0.5: only covering those lowers p, the more of them the more."""
     bundle, data = cases.phases(cases.Votes)
-    with pytest.raises(ModelError, match="counts votes"):
-        importance(make_case(bundle, data), bundle.preprocess, np.arange(3), 1)
+    data.inputs.zero_()
+    data.inputs[:, 40:56] = 1.0
+    worth, method = importance(make_case(bundle, data), bundle.preprocess, np.arange(3), 1)
+    assert method == "fall of p where covered"
+    assert worth.shape == (3, cases.POINTS)
+    assert worth[:, 42:54].min() > 0
+    assert worth.max() == 1
+    assert worth[:, :38].max() == 0
 
 
 def test_latent_places_lie_two_deviations_around_the_mean() -> None:

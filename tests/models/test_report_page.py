@@ -8,7 +8,7 @@ import pytest
 
 from models.report import figures
 from models.report.page import Chapter, Picture, Section, Table, render, show
-from models.report.recorded import recorded
+from models.report.recorded import baselines, recorded
 
 HOSTILE = '<script>alert("x")</script>'
 EMPTY = {"meta", "br", "img", "link", "hr", "input"}
@@ -116,3 +116,10 @@ def test_recorded_scores_of_equal_form_are_one_table() -> None:
     assert table.head == ("", "homogeneity", "completeness")
     assert table.rows[1] == ["spectral", 0.2, 0.3]
     assert recorded({}).parts == ("The manifest records no scores.",)
+
+
+def test_baselines_of_a_score_are_found_by_its_name() -> None:
+    scores = {"test": {"f1": 0.9, "baseline_f1": 0.5, "baseline_linear_f1": 0.7, "baseline_macro_f1x": 0.1}}
+    assert baselines(scores, "test", "f1") == "baseline 0.500, linear 0.700"
+    assert baselines(scores, "ramps", "f1") == ""
+    assert recorded({"p": [0.5, 1.0], "long": list(range(99))}).parts[0].rows == [["p", "0.500, 1.000"]]
