@@ -1,4 +1,7 @@
-"""Random views of a spectrum: what self-supervised training holds to be the same.
+"""Random changes of a spectrum that leave open what it shows: another mounting, and other views.
+
+`mounted_anew` is for training with labels: what differs between two runs on the same sample. `view` is for
+training without any: what self-supervised training holds to be the same.
 
 Magnitude warp and time warp with the knots of
 sunyue-xfel/Self-Supv-Relational-Reasoning-Learning-and-Contrastive-
@@ -20,6 +23,16 @@ MAGNITUDE_KNOTS: Final = 4  # published
 WARP_SPREAD_POINTS: Final = 5.0  # 0.02 deg, the spread of the zero of the angle between runs
 WARP_KNOTS: Final = 8  # published
 NOISE: Final = 0.03  # white noise of the measured curves
+SHIFT_POINTS: Final = 3.0  # little beside the spread of the simulated runs, and no curve is seen twice
+AMOUNT: Final = 0.2  # of sample in the beam, either way
+
+
+def mounted_anew(raw_BN: Tensor) -> Tensor:
+    """Each raw spectrum as another run might have it, [B, N]: moved by whole points, scaled, noisier."""
+    moved_B1 = (SHIFT_POINTS * torch.randn(len(raw_BN), 1, device=raw_BN.device)).round().long()
+    at_BN = (torch.arange(raw_BN.shape[1], device=raw_BN.device) + moved_B1).clamp(0, raw_BN.shape[1] - 1)
+    amount_B1 = 1 + AMOUNT * (2 * torch.rand(len(raw_BN), 1, device=raw_BN.device) - 1)
+    return raw_BN.gather(1, at_BN) * amount_B1 + NOISE * torch.randn_like(raw_BN)
 
 
 def view(raw_BN: Tensor) -> Tensor:

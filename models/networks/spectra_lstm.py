@@ -27,4 +27,5 @@ class SpectraLSTM(PhaseNetwork):
 
     def logits(self, x_B1N: Tensor) -> Tensor:
         states_BWH, _ = self.lstm(self.embed(windows(self.norm(x_B1N), self.window)))
-        return self.head(states_BWH[:, -1])  # type: ignore[no-any-return]
+        # The mean over the windows, not the last state: what stood at small angles need not be remembered.
+        return self.head(states_BWH.mean(1))  # type: ignore[no-any-return]

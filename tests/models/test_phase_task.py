@@ -15,7 +15,7 @@ from models.preprocess import Preprocess
 from models.recipes import spectra
 from models.recipes.recipe import Data, Recipe, Stage
 from models.simulation import pressure_ramps
-from models.spectrum_views import view
+from models.spectrum_views import mounted_anew, view
 from models.tasks.phases import PhaseTask
 from models.tasks.phases_few import FewLabelsTask
 
@@ -166,6 +166,25 @@ def test_views_keep_lines_where_they_are() -> None:
     centre = (seen.clamp_min(0.5) - 0.5) @ torch.arange(400.0) / (seen.clamp_min(0.5) - 0.5).sum(1)
     assert (centre - 199.5).abs().max() < 25
     assert centre.std() > 1
+
+
+def test_mounted_anew_moves_and_scales_a_little() -> None:
+    torch.manual_seed(0)
+    x = torch.zeros(300, 400)
+    x[:, 200] = 5.0
+    seen = mounted_anew(x)
+    moved = seen.argmax(1) - 200
+    assert moved.float().std().item() == pytest.approx(3.0, rel=0.2)
+    assert 3.8 < seen.amax(1).min() < seen.amax(1).max() < 6.2
+
+
+def test_changes_spectra_in_training_only() -> None:
+    train = events(40)
+    task = PhaseTask(recipe("spectra_fcnn", {"hidden": [4]}, extra={"mounted_anew": True}), train)
+    task.module.train()
+    assert not torch.equal(task.loss(train), task.loss(train))
+    task.module.eval()
+    assert torch.equal(task.loss(train), task.loss(train))
 
 
 @pytest.mark.parametrize(
