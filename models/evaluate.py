@@ -30,6 +30,7 @@ from models.report.case import Case, Findings, make_case
 from models.report.measures import plain
 from models.report.page import Cell, Chapter, Section, Table, render
 from models.report.recorded import baselines, recorded
+from models.shipped import find_bundle
 
 HELD_OUT: Final = "held-out"
 REPORTS: Final[Mapping[str, Callable[[Case], Findings]]] = {
@@ -185,7 +186,7 @@ def load_data(options: argparse.Namespace, manifest: Manifest, console: Console)
 def arguments(program: str, description: str) -> argparse.ArgumentParser:
     """What `evaluate` and `explain` both take."""
     parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("bundle", help="a shipped bundle by name, or a folder")
     parser.add_argument("data", nargs="?", default=HELD_OUT, help=f"file of events (default: {HELD_OUT})")
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument("--cache", type=Path, help="folder that keeps simulated events")
@@ -199,7 +200,7 @@ def main(given: list[str] | None = None) -> int:
     options = arguments("python -m models.evaluate", "Report on a bundle.").parse_args(given)
     torch.set_num_threads(options.threads)
     try:
-        bundle = load_bundle(options.bundle)
+        bundle = load_bundle(find_bundle(options.bundle))
         splits = load_data(options, bundle.manifest, Console(stderr=True))
         command = " ".join(["streamer evaluate", *(sys.argv[1:] if given is None else given)])
         evaluate(bundle, splits, options.out, Source(options.data, command))

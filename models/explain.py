@@ -20,6 +20,7 @@ from models.report.case import Case, make_case
 from models.report.explained_classes import Drawn, explain_classes
 from models.report.explained_latents import explain_coder, explain_mixture
 from models.report.page import Chapter, Picture, Section, render
+from models.shipped import find_bundle
 
 EVENTS: Final = 12  # surest events a class: two rows of a page
 MOST_EVENTS: Final = 2000  # of the data: enough to choose from and to take means of
@@ -76,7 +77,7 @@ def main(given: list[str] | None = None) -> int:
     options = parser.parse_args(given)
     torch.set_num_threads(options.threads)
     try:
-        bundle = load_bundle(options.bundle)
+        bundle = load_bundle(find_bundle(options.bundle))
         splits = load_data(options, bundle.manifest, Console(stderr=True))
         data = next(iter(splits.values()))
         paths = explain(bundle, data, options.out, tuple(options.classes), options.events)

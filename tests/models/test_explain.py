@@ -104,5 +104,5 @@ def test_the_commands_say_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int]
 ) -> None:
     assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
-    assert "name the directory of a bundle" in " ".join(capsys.readouterr().err.split())
+    assert "no bundle" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
