@@ -7,10 +7,12 @@ is measured of each kind of model lies in `models.report`.
 import argparse
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -49,9 +51,21 @@ class Source:
     command: str
 
 
-def evaluate(bundle: Bundle, splits: Mapping[str, DataSet], out: Path, source: Source) -> dict[str, Any]:
-    """Report on each of `splits` into the folder `out`; gives what report.json holds. Raises ModelError."""
-    found = {name: REPORTS[bundle.manifest.kind](make_case(bundle, data)) for name, data in splits.items()}
+def evaluate(
+    bundle: Bundle,
+    splits: Mapping[str, DataSet],
+    out: Path,
+    source: Source,
+    progress: Callable[[str, int], None] | None = None,
+) -> dict[str, Any]:
+    """Report on each of `splits` into the folder `out`; gives what report.json holds. Raises ModelError.
+
+    `progress` hears a split's name and how many of its events are answered.
+    """
+    found: dict[str, Findings] = {}
+    for name, data in splits.items():
+        heard = None if progress is None else partial(progress, name)
+        found[name] = REPORTS[bundle.manifest.kind](make_case(bundle, data, heard))
     report = _record(bundle.manifest, splits, found, source)
     title = f"{bundle.manifest.name}: report"
     chapters = [_summary(bundle.manifest, splits, found, source), *_chapters(splits, found)]
@@ -197,17 +211,21 @@ def arguments(program: str, description: str) -> argparse.ArgumentParser:
 
 def main(given: list[str] | None = None) -> int:
     """The command; exit status 1 and one line on stderr if bundle or data cannot be used."""
-    options = arguments("python -m models.evaluate", "Report on a bundle.").parse_args(given)
+    options = arguments("streamer evaluate", "Report on a bundle.").parse_args(given)
     torch.set_num_threads(options.threads)
+    errors = Console(stderr=True, soft_wrap=True)
     try:
         bundle = load_bundle(find_bundle(options.bundle))
-        splits = load_data(options, bundle.manifest, Console(stderr=True))
-        command = " ".join(["streamer evaluate", *(sys.argv[1:] if given is None else given)])
-        evaluate(bundle, splits, options.out, Source(options.data, command))
+        splits = load_data(options, bundle.manifest, errors)
+        command = "streamer evaluate " + shlex.join(sys.argv[1:] if given is None else given)
+        source = Source(options.data, command)
+        with Progress(console=errors, transient=True) as bars:
+            bar = {name: bars.add_task(f"answers: {name}", total=len(data)) for name, data in splits.items()}
+            evaluate(bundle, splits, options.out, source, lambda name, n: bars.update(bar[name], completed=n))
     except ModelError as error:
-        Console(stderr=True).print(str(error), markup=False)
+        errors.print(str(error), markup=False, highlight=False)
         return 1
-    Console().print(f"{options.out / 'report.html'}", markup=False)
+    Console(soft_wrap=True).print(str(options.out / "report.html"), markup=False, highlight=False)
     return 0
 
 

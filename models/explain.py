@@ -71,21 +71,22 @@ def _has_all(manifest: Manifest, drawn: list[Drawn]) -> bool:
 
 def main(given: list[str] | None = None) -> int:
     """The command; exit status 1 and one line on stderr if bundle or data cannot be used."""
-    parser = arguments("python -m models.explain", "Show why a bundle answers as it does.")
+    parser = arguments("streamer explain", "Show why a bundle answers as it does.")
     parser.add_argument("--class", dest="classes", action="append", default=[], help="only this class")
     parser.add_argument("--events", type=int, default=EVENTS, help="pictures a class")
     options = parser.parse_args(given)
     torch.set_num_threads(options.threads)
+    errors = Console(stderr=True, soft_wrap=True)
     try:
         bundle = load_bundle(find_bundle(options.bundle))
-        splits = load_data(options, bundle.manifest, Console(stderr=True))
+        splits = load_data(options, bundle.manifest, errors)
         data = next(iter(splits.values()))
         paths = explain(bundle, data, options.out, tuple(options.classes), options.events)
     except ModelError as error:
-        Console(stderr=True).print(str(error), markup=False)
+        errors.print(str(error), markup=False, highlight=False)
         return 1
     for path in paths:
-        Console().print(str(path), markup=False)
+        Console(soft_wrap=True).print(str(path), markup=False, highlight=False)
     return 0
 
 

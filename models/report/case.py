@@ -6,7 +6,7 @@ Owns the checks that both belong together, and the order of classes; the numbers
 N events, L labels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -78,10 +78,17 @@ class Findings:
     notes: tuple[str, ...] = ()
 
 
-def make_case(bundle: Bundle, data: DataSet) -> Case:
-    """Run the bundle over the data; raises ModelError when they do not fit together."""
+def make_case(bundle: Bundle, data: DataSet, progress: Callable[[int], None] | None = None) -> Case:
+    """Run the bundle over the data; `progress` hears how many events are done.
+
+    Raises ModelError when bundle and data do not fit together.
+    """
     check_shape(bundle.manifest, data)
-    parts = [run_bundle(bundle, raw) for raw in data.inputs.split(BATCH)]
+    parts: list[Tensor] = []
+    for index, raw in enumerate(data.inputs.split(BATCH)):
+        parts.append(run_bundle(bundle, raw))
+        if progress is not None:
+            progress(index * BATCH + len(raw))
     packed = torch.cat(parts)
     bad = int((~torch.isfinite(packed)).any(1).sum())
     if bad:
