@@ -32,10 +32,12 @@ def report(case: Case) -> Findings:
     headlines: tuple[Headline, ...] = ()
     if case.labelled:
         truth_N, names = classes_of(case)
-        found = cluster_scores(truth_N, cluster_N)
-        numbers |= measures.plain(found)
-        headlines = _headlines(found)
-        notes += _few_classes(names)
+        if len(np.unique(truth_N)) > 1:
+            found = cluster_scores(truth_N, cluster_N)
+            numbers |= measures.plain(found)
+            headlines = _headlines(found)
+        else:
+            notes += (_one_class(names[truth_N[0]]),)
         table, clusters = measures.contingency(truth_N, cluster_N)
         numbers["cluster_by_class"] = {"classes": list(names), "clusters": clusters.tolist()}
         numbers["cluster_by_class"]["events"] = table.tolist()
@@ -79,10 +81,9 @@ def _collapse(case: Case, kl: Float) -> tuple[str, ...]:
     )
 
 
-def _few_classes(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(names) > 1:
-        return ()
-    return (f"All events are {names[0]}: scores of clusters say nothing with one class.",)
+def _one_class(name: str) -> str:
+    """Homogeneity would be 1 whatever the clusters are."""
+    return f"All events are of class {name}: clusters cannot be scored by it; add events of another class."
 
 
 def _headlines(found: dict[str, float]) -> tuple[Headline, ...]:

@@ -23,6 +23,7 @@ _RANKS: Final = (
     ("worse than 95 %", 0.95),
     ("worst", 1.0),
 )
+_CONSTANT: Final = "The same in all events: {}; there is nothing to cover. Add events that differ in it."
 _MEAN: Final = "always the mean of these events"
 
 
@@ -40,7 +41,9 @@ def report(case: Case) -> Findings:
     own = _values(truth, said, known) if len(known) <= MOST_PANELS else _spectra(truth, said, known)
     section = Section("The latent space", (_latent_map(case, truth, known),))
     headline = Headline("covered variance", "covered_variance", numbers["covered_variance"], 0.0, _MEAN)
-    return Findings(numbers, (headline,), (*own, section))
+    constant = [name for name, spread in zip(known, truth.std(0), strict=True) if spread == 0]
+    notes = (_CONSTANT.format(", ".join(constant[:8])),) if constant else ()
+    return Findings(numbers, (headline,), (*own, section), notes)
 
 
 def _numbers(case: Case, truth: Float, said: Float, known: tuple[str, ...]) -> dict[str, Any]:
