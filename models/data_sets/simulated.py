@@ -54,12 +54,13 @@ SIMULATED: Final[Mapping[str, Simulated]] = {
     # natural: label sets as often as they were measured.
     "droplets": Simulated(CLASSES, nanodroplets.make, _DROPLET_MODULES, {"natural": {"evenness": 0.0}}),
     "diffractograms": Simulated(diffractograms.TARGET_NAMES, _diffractograms, ("diffractograms",)),
-    # ramps: whole runs in time order, for the boundary between the phases.
+    # ramps: whole runs in time order, for the boundary between the phases. Strained: each line also moves and
+    # widens on its own, so that a single curve tells less of its place on the ramp.
     "pressure_ramps": Simulated(
         pressure_ramps.PHASES,
         pressure_ramps.make,
         ("pressure_ramps", "diffractograms"),
-        {"ramps": {"whole_ramps": 12}},
+        {"ramps": {"whole_ramps": 12, "strain": 0.0}, "strained_ramps": {"whole_ramps": 12}},
     ),
     "water_spectra": Simulated(water.MOLECULE, water.spectrum_to_structure, ("water",)),
     "water_structures": Simulated(water.SPECTRUM_NAMES, water.structure_to_spectrum, ("water",)),

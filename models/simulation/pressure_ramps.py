@@ -53,12 +53,14 @@ class RampOptions:
     """How runs are drawn.
 
     no_sample_share: of single curves, those beside the sample. speeds: of a run, as a multiple of the
-    measured one's. raw: before baseline subtraction. spike_share: of curves with one bright spike.
+    measured one's. strain: how far the lines of a run move and widen each on its own; 1 as the constants
+    above say, 0 not at all. raw: before baseline subtraction. spike_share: of curves with one bright spike.
     whole_ramps: 0 gives single curves, each from a run of its own; else so many whole runs in time order.
     """
 
     no_sample_share: float = 0.1
     speeds: tuple[float, float] = (0.5, 2.0)
+    strain: float = 1.0
     raw: bool = False
     spike_share: float = 0.03
     whole_ramps: int = 0
@@ -133,7 +135,7 @@ class _Rows:
 
 def _single(n: int, options: RampOptions, rng: np.random.Generator) -> _Rows:
     """Each curve from its own run: as many different runs as there are curves."""
-    runs = [draw_run(options.speeds, rng) for _ in range(n)]
+    runs = [draw_run(options, rng) for _ in range(n)]
     number = np.array([rng.integers(len(run.places)) for run in runs], np.int64)
     place = np.array([run.places[i] for run, i in zip(runs, number, strict=True)], np.float64)
     empty = rng.random(n) < options.no_sample_share
@@ -142,7 +144,7 @@ def _single(n: int, options: RampOptions, rng: np.random.Generator) -> _Rows:
 
 
 def _whole(options: RampOptions, rng: np.random.Generator) -> _Rows:
-    runs = [draw_run(options.speeds, rng) for _ in range(options.whole_ramps)]
+    runs = [draw_run(options, rng) for _ in range(options.whole_ramps)]
     lengths = [len(run.places) for run in runs]
     ramp = np.repeat(np.arange(len(runs)), lengths)
     place = np.concatenate([run.places for run in runs])
@@ -156,16 +158,16 @@ def _whole(options: RampOptions, rng: np.random.Generator) -> _Rows:
     )
 
 
-def draw_run(speeds: tuple[float, float], rng: np.random.Generator) -> Run:
+def draw_run(options: RampOptions, rng: np.random.Generator) -> Run:
     """One run: speeds are drawn evenly in their logarithm, so that half and double are as likely."""
-    count = _line_count()
+    count, (slow, fast) = _line_count(), options.speeds
     return Run(
-        shift_deg=rng.normal(0, COMMON_SHIFT_DEG) + rng.normal(0, LINE_SHIFT_DEG, count),
+        shift_deg=rng.normal(0, COMMON_SHIFT_DEG) + rng.normal(0, LINE_SHIFT_DEG * options.strain, count),
         height=rng.normal(1, LINE_HEIGHT, count).clip(0.5, 1.5) * rng.uniform(*AMOUNTS),
-        width=rng.normal(1, LINE_WIDTH, count).clip(0.7, 1.3),
+        width=rng.normal(1, LINE_WIDTH * options.strain, count).clip(0.7, 1.3),
         first=rng.uniform(0, LATEST_START),
         last=RAMP_CURVES - 1 - rng.uniform(0, LATEST_START),
-        speed=math.exp(rng.uniform(math.log(speeds[0]), math.log(speeds[1]))),
+        speed=math.exp(rng.uniform(math.log(slow), math.log(fast))),
     )
 
 
@@ -216,9 +218,10 @@ def _checked(options: Mapping[str, Any]) -> RampOptions:
         )
     checked = RampOptions(**options)
     slow, fast = checked.speeds
-    if not (0 < slow <= fast and 0 <= checked.no_sample_share <= 1 and checked.whole_ramps >= 0):
+    shares_fit = 0 <= checked.no_sample_share <= 1 and checked.strain >= 0
+    if not (0 < slow <= fast and shares_fit and checked.whole_ramps >= 0):
         raise ModelError(
-            "options of the pressure ramps: expected speeds [slow, fast] above 0, a share from 0 to 1 and "
-            f"no negative count, got {checked}; correct the recipe's data"
+            "options of the pressure ramps: expected speeds [slow, fast] above 0, a share from 0 to 1, no "
+            f"negative strain or count, got {checked}; correct the recipe's data"
         )
     return RampOptions(**(dict(options) | {"speeds": (slow, fast)}))

@@ -5,7 +5,7 @@ import pytest
 
 from models.manifest import ModelError
 from models.simulation.diffractograms import BOUNDARY, NO_SAMPLE, POINTS, lines_at, measured
-from models.simulation.pressure_ramps import PHASES, draw_run, make
+from models.simulation.pressure_ramps import PHASES, RampOptions, draw_run, make
 
 
 def test_single_curves_come_from_runs_of_their_own() -> None:
@@ -38,12 +38,20 @@ def test_whole_runs_in_time_order() -> None:
 
 def test_runs_differ_from_each_other() -> None:
     rng = np.random.default_rng(0)
-    runs = [draw_run((0.5, 2.0), rng) for _ in range(300)]
+    runs = [draw_run(RampOptions(), rng) for _ in range(300)]
     assert np.std([run.shift_deg.mean() for run in runs]) == pytest.approx(0.02, rel=0.2)
     heights = np.stack([run.height / run.height.mean() for run in runs])
     assert heights.std() == pytest.approx(0.1, rel=0.2)
     assert {len(run.shift_deg) for run in runs} == {len(lines_at(0.0).height)}
     assert np.median([run.speed for run in runs]) == pytest.approx(1.0, rel=0.15)
+
+
+def test_without_strain_all_lines_move_alike() -> None:
+    run = draw_run(RampOptions(strain=0.0), np.random.default_rng(1))
+    assert np.ptp(run.shift_deg) == 0
+    assert run.shift_deg[0] != 0
+    assert (run.width == 1).all()
+    assert np.ptp(run.height) > 0
 
 
 def test_same_seed_same_runs_and_progress_is_told() -> None:
@@ -75,6 +83,7 @@ def test_spikes_are_narrow_and_few() -> None:
         ({"speeds": [2.0, 1.0]}, "slow, fast"),
         ({"no_sample_share": 1.5}, "share"),
         ({"whole_ramps": -1}, "negative"),
+        ({"strain": -1.0}, "negative"),
     ],
 )
 def test_refuses_options_that_make_no_runs(options: dict, message: str) -> None:
