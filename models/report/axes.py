@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import Manifest
+from models.simulation import water
 from models.simulation.diffractograms import POINTS, two_theta_deg
 
 _NUMBERED = re.compile(r"(-?\d+(?:\.\d+)?)\s*([A-Za-z]*)")
@@ -36,8 +37,24 @@ def target_axis(names: Sequence[str]) -> Axis:
 
 
 def input_axis(manifest: Manifest) -> Axis:
-    """The axis of a one-dimensional event: the angle of diffractograms, else its points counted."""
+    """The axis of a one-dimensional event: angle or energy where the recipe's data tell, else its points."""
     points = manifest.input_shape[-1]
     if points == POINTS:  # no other data of this project has 4023 points
         return Axis(two_theta_deg(), "scattering angle 2θ (deg)")
+    if _source(manifest) == "water_spectra" and points == len(water.ENERGY_EV):
+        return Axis(water.ENERGY_EV, "energy (eV)")
     return Axis(np.arange(points, dtype=np.float64), "point")
+
+
+def input_names(manifest: Manifest) -> tuple[str, ...]:
+    """Names of the coordinates of a structure that is given as input; numbered where nobody named them."""
+    count = manifest.input_shape[-1]
+    known = (*water.MOLECULE, *water.BESIDE)
+    if _source(manifest) == "water_structures" and count == len(known):
+        return known
+    return tuple(f"input {i + 1}" for i in range(count))
+
+
+def _source(manifest: Manifest) -> str:
+    data = manifest.training.get("data")
+    return str(data.get("source", "")) if isinstance(data, dict) else ""

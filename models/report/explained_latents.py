@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.report import figures
-from models.report.axes import Axis, input_axis, target_axis
+from models.report.axes import Axis, input_axis, input_names, target_axis
 from models.report.case import Case, Float
 from models.report.explained_classes import Drawn
 
@@ -31,7 +31,7 @@ def explain_coder(case: Case) -> list[Drawn]:
     """What is decoded along each latent number, and the events along it."""
     latent, names = case.columns["latent"], case.labels("latent")
     drawn = [_directions(case, latent, names)] if hasattr(case.network, "decode") else []
-    return [*drawn, _mean_events(case, latent, names)]
+    return [*drawn, *_vectors(case, names), _mean_events(case, latent, names)]
 
 
 def places(latent_BZ: Float, index: int) -> Float:
@@ -121,7 +121,8 @@ def _mean_curves(case: Case, groups: Groups, along: tuple[Float, tuple[str, ...]
         rows = [members for members in groups[index] if len(members)]
         if few:
             x = [latent[members, index].mean() for members in rows]
-            _lines(axis, np.array(x), np.array([scaled[members].mean(0) for members in rows]), [])
+            shown = np.array([scaled[members].mean(0) for members in rows])
+            _lines(axis, np.array(x), shown, input_names(case.manifest) if index == 0 else ())
             axis.set(xlabel=names[index], ylabel="input (its standard deviations)")
         else:
             _coloured_curves(axis, axis_of, np.array([raw[members].mean(0) for members in rows]))
@@ -167,6 +168,32 @@ def _directions(case: Case, latent: Float, names: tuple[str, ...]) -> Drawn:
         + (". Each target is drawn in its own spread." if few else "; dark: low values, yellow: high.")
     )
     return Drawn("directions", "What is decoded along each latent number", caption, figure)
+
+
+def _vectors(case: Case, names: tuple[str, ...]) -> list[Drawn]:
+    """The structure directions of a linear encoder (NNCA, ECA), or of the emulator that an inverse holds."""
+    vectors: Any = getattr(getattr(case.network, "emulator", case.network), "vectors", None)
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != len(names):
+        return []
+    v_kN = vectors.detach().double().numpy()
+    targets, inputs = case.labels("target"), input_names(case.manifest)
+    coordinates = next((own for own in (inputs, targets) if len(own) == v_kN.shape[1]), ())
+    if not coordinates:
+        return []
+
+    def draw(axis: Any, index: int) -> None:
+        axis.barh(range(len(coordinates)), v_kN[index], color=figures.COLOURS[0])
+        axis.axvline(0, color=figures.GREY, linewidth=1)
+        axis.set_yticks(range(len(coordinates)), coordinates if index == 0 else [""] * len(coordinates))
+        axis.invert_yaxis()
+        axis.set(xlim=(-1.05, 1.05), xlabel="component", title=names[index])
+
+    figure = figures.figure_of(len(names), draw, figures.Grid(len(names), 1.2 + 0.24 * len(coordinates)))
+    caption = (
+        "The orthonormal directions behind the latent numbers, in standardised coordinates of the structure: a "
+        "long bar is a coordinate that the spectra depend on; one that is near 0 everywhere is left out."
+    )
+    return [Drawn("vectors", "Structure directions of the latent numbers", caption, figure)]
 
 
 def _lines(axis: Any, x: Float, rows: Float, names: Any) -> None:

@@ -97,6 +97,14 @@ class Coder(nn.Module):
         return torch.cat([latent_Bk, self.decode(latent_Bk)], 1)
 
 
+class LinearCoder(Coder):
+    """With the orthonormal directions of a linear encoder."""
+
+    @property
+    def vectors(self) -> Tensor:
+        return torch.linalg.qr(self.encoder.weight.T)[0].T
+
+
 def bundle_of(kind: str, network: nn.Module, shape: tuple[int, ...], **changes: Any) -> Bundle:
     """A bundle in memory; `changes` are fields of the manifest, `columns` among them."""
     fields: dict[str, Any] = {
@@ -166,11 +174,13 @@ def mixture(network: type[Mixture] = DrawingMixture, count: int = 30) -> tuple[B
     return bundle, DataSet(frames(count), truth, ("Round", "Streak"))
 
 
-def coder(names: tuple[str, ...] = ("ramp", "d_angstrom")) -> tuple[Bundle, DataSet]:
+def coder(
+    names: tuple[str, ...] = ("ramp", "d_angstrom"), network: type[Coder] = Coder, points: int = POINTS
+) -> tuple[Bundle, DataSet]:
     torch.manual_seed(0)
     columns = (Column("latent", "float32", ("t0", "t1")), Column("target", "float32", names))
-    bundle = bundle_of("encoder_decoder", Coder(POINTS, 2, len(names)), (POINTS,), columns=columns)
-    inputs = torch.rand(20, POINTS)
+    bundle = bundle_of("encoder_decoder", network(points, 2, len(names)), (points,), columns=columns)
+    inputs = torch.rand(20, points)
     return bundle, DataSet(inputs, torch.rand(20, len(names)), names)
 
 

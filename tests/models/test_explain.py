@@ -88,6 +88,12 @@ def test_coder(tmp_path: Path, names: tuple[str, ...]) -> None:
     assert written(tmp_path) == {"directions.png", "mean_events.png", "index.html"}
 
 
+def test_the_directions_of_a_linear_encoder(tmp_path: Path) -> None:
+    bundle, data = cases.coder(cases.SPECTRUM, cases.LinearCoder, 5)
+    explain(bundle, data, tmp_path, (), 4)
+    assert written(tmp_path) == {"directions.png", "vectors.png", "mean_events.png", "index.html"}
+
+
 def test_wrong_questions_are_refused(tmp_path: Path) -> None:
     bundle, data = cases.classifier()
     with pytest.raises(ModelError, match=r"class: expected some of .*'Streak'.*got \['Cube'\]"):
