@@ -190,8 +190,8 @@ def _vectors(case: Case, names: tuple[str, ...]) -> list[Drawn]:
 
     figure = figures.figure_of(len(names), draw, figures.Grid(len(names), 1.2 + 0.24 * len(coordinates)))
     caption = (
-        "The orthonormal directions behind the latent numbers, in standardised coordinates of the structure: a "
-        "long bar is a coordinate that the spectra depend on; one that is near 0 everywhere is left out."
+        "The orthonormal directions behind the latent numbers, in standardised coordinates of the structure: "
+        "a long bar is a coordinate that the spectra depend on; one near 0 everywhere is left out."
     )
     return [Drawn("vectors", "Structure directions of the latent numbers", caption, figure)]
 
