@@ -6,7 +6,7 @@ to a structure. antonvladyka/eca @3aa67b9 does this with up to 1000 steps of Ada
 then a fixed number of damped Gauss-Newton steps (Levenberg 1944, Marquardt 1963) for all events and starts at
 once. The emulator's last layer is linear, so all its spectra lie in the span of a few: a spectrum is
 projected on it once (QR), what lies outside is the same for every t, and the steps run in that small space.
-No step looks at a value to decide what to run, so it can be captured into a CUDA graph; no event sees another.
+No step looks at a value to decide what to run, so a CUDA graph can capture it; no event sees another.
 
 B batch, S starts, M places of the bank, k latent, E spectral points, P of the span, N structure coordinates.
 """
@@ -100,10 +100,13 @@ class SpectrumInverse(nn.Module):
             damping_BS1 = damping_BS1.clamp(LEAST_DAMPING, MOST_DAMPING)
         return _best(place_BSk, _misfit(residual_BSP))
 
+    def scaled(self, spectrum_BE: Tensor) -> Tensor:
+        """Preprocessed spectra in the scale in which the emulator was trained."""
+        return standardised(self.emulator, "target", spectrum_BE)
+
     def _projected(self, spectrum_BE: Tensor) -> Tensor:
         """Preprocessed spectra -> their part in the span of the emulator, [B, P]."""
-        scaled_BE = standardised(self.emulator, "target", spectrum_BE)
-        return (scaled_BE - self.emulator.last.bias) @ self.get_buffer("basis")
+        return (self.scaled(spectrum_BE) - self.emulator.last.bias) @ self.get_buffer("basis")
 
     def _inside(self, latent_BSk: Tensor) -> Tensor:
         """The emulator's spectra at latent places [..., k], in its span: [..., P]."""

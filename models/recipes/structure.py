@@ -15,14 +15,17 @@ COUNTS_PREPROCESS: Final = {"steps": [{"op": "standardise", "epsilon": 1e-3}]}  
 NO_PREPROCESS: Final[Mapping[str, Any]] = {"steps": []}
 PASSILAHTI: Final = "Passilahti et al., arXiv 2406.14044"
 NISKANEN: Final = "Niskanen et al., R. Soc. Open Sci. (2022); antonvladyka/eca @3aa67b9"
-# All trainable geometries once (emulation), or four times with their own noise (inversion).
-EMULATION: Final = Data("water_structures", train=4800, validation=600, test=600)
+# All trainable geometries once (emulation), or five times with their own noise (inversion).
+EMULATION: Final = Data("water_structures", train=3200, validation=400, test=400)
 INVERSION: Final = Data(
-    "water_spectra", train=19200, validation=2400, test=2400, options={"photons": [1e4, 1e6]}
+    "water_spectra", train=16000, validation=2000, test=2000, options={"photons": [1e4, 1e6]}
 )
 EMULATOR_STAGE: Final = Stage("fit", epochs=200, patience=30, batch=64, learning_rate=3e-3, weight_decay=1e-5)
 INVERSION_STAGE: Final = replace(EMULATOR_STAGE, epochs=60, patience=12, batch=128)
 EMULATOR_HIDDEN: Final = (64, 64)
+# Begun once, as published, a vector of ECA can stay at a poorer optimum (k = 2, 1200 geometries: covered
+# variance 0.813 against 0.888): a tenth of their tolerance and the best of three starts.
+ECA_FIT: Final[Mapping[str, Any]] = {"tolerance": 1e-5, "starts": 3}
 WATER_LIMITS: Final = """\
 Spectra of one isolated molecule from one method (half a core hole, PBE, aug-cc-pVDZ), broadened by Gaussians:
 no vibrations, no neighbours, one shift for the whole energy axis. Real spectra of liquid or ice differ more
@@ -124,7 +127,7 @@ def _emulator(name: str, architecture: str, origin: str) -> Recipe:
         about="Gives the oxygen K-edge absorption spectrum of a water molecule from its structure.",
         origin=origin,
         limits=WATER_LIMITS,
-        extra={"shared_scale": True},
+        extra={"shared_scale": True, "eca": ECA_FIT},
     )
 
 
@@ -141,6 +144,7 @@ def _inverse(name: str, emulator: str, origin: str) -> Recipe:
         about="Reads bond lengths and angle of a water molecule from its oxygen K-edge absorption spectrum.",
         origin=origin,
         limits=INVERSE_LIMITS,
+        extra={"eca": ECA_FIT},
     )
 
 

@@ -65,7 +65,7 @@ def make(
 def targets_of(oxygen_angstrom: Array) -> Array:
     """Four moments of each peak; lines at their distances, weighted by overlap or evenly."""
     overlap = np.exp(-oxygen_angstrom / OVERLAP_ANGSTROM)
-    even = np.full(len(oxygen_angstrom), 1 / len(oxygen_angstrom))
+    even = np.full(len(oxygen_angstrom), 1 / max(OXYGENS))
     position_ev = [slope * (oxygen_angstrom - OXYGEN_ANGSTROM[4]) for slope in SLOPE_EV_PER_ANGSTROM]
     peaks = zip((overlap, even), position_ev, WIDTH_EV, strict=True)
     return np.concatenate([moments(weight, energy_ev, width_ev) for weight, energy_ev, width_ev in peaks])

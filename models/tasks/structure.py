@@ -158,15 +158,23 @@ def scored(said_NT: NDArray[np.float32], test: DataSet, shared_scale: bool) -> d
     truth, said = test.targets.double().numpy(), said_NT.astype(np.float64)
     result: dict[str, Any] = {"covered_variance": rounded(covered(truth, said, shared_scale))}
     if truth.shape[1] <= MOST_NAMED:
-        each = [scores.covered_variance(t[:, None], s[:, None]) for t, s in zip(truth.T, said.T, strict=True)]
+        each = [_of_one(t, s) for t, s in zip(truth.T, said.T, strict=True)]
         result["covered_variance_each"] = by_name(test.target_names, each)
         result["mean_absolute_error"] = by_name(test.target_names, np.abs(truth - said).mean(0))
     return result
 
 
+def _of_one(truth_N: Array, said_N: Array) -> float:
+    """Covered variance of one target; NaN where the truth does not vary."""
+    if np.ptp(truth_N) == 0:
+        return float("nan")
+    return scores.covered_variance(truth_N[:, None], said_N[:, None])
+
+
 def covered(truth_NT: Array, said_NT: Array, shared_scale: bool) -> float:
-    """The trace form; targets of different units count in their spread."""
-    scale = 1.0 if shared_scale else truth_NT.std(0)
+    """The trace form; targets of different units count in their spread, a constant one in its own unit."""
+    spread_T = truth_NT.std(0)
+    scale = 1.0 if shared_scale else np.where(spread_T > 0, spread_T, 1.0)
     return scores.covered_variance(truth_NT / scale, said_NT / scale)
 
 
