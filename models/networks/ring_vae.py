@@ -1,10 +1,10 @@
 """A small beta-TCVAE on what the rings say, and the encoder with its mixture that the stream runs.
 
-After julian-carpenter/beta-TCVAE @572d9e3: total-correlation loss of Chen et al. 2018 with a ramp of beta, and
-a Gaussian mixture on [mu, sigma]. Other than there, the encoder reads an image through `rings`, and the decoder
-draws what the rings would say with more photons: the numbers of a second, bright exposure of the same droplet
-where the training events have one, else of the image itself. No label is used. Beside them the decoder draws
-the upright picture, from latents that this part cannot change: it is for people.
+After julian-carpenter/beta-TCVAE @572d9e3: total-correlation loss of Chen et al. 2018 with a ramp of beta,
+and a Gaussian mixture on [mu, sigma]. Other than there, the encoder reads an image through `rings`, and the
+decoder draws what the rings would say with more photons: the numbers of a second, bright exposure of the same
+droplet where the training events have one, else of the image itself. No label is used. Beside them the
+decoder draws the upright picture, from latents that this part cannot change: it is for people.
 
 B batch, N numbers of the rings, U ring numbers, T numbers that are drawn, Z latent, C channels, H height,
 W width, D = 2 Z features.
@@ -30,16 +30,14 @@ from models.networks.rings import (
 )
 from models.networks.vae_encoder import mixture_features, total_correlation
 
-# What the decoder draws, and how much a standard deviation of it counts. The strength of the rings is all that
-# tells two sizes from one; with weight 1 the mixture put both into one component. How the size is distributed
-# is chance, but how strong rings are depends on it.
+# What the decoder draws, and how much a standard deviation of it counts. The strength of the rings is all
+# that tells two sizes from one; with weight 1 the mixture put both into one component.
 DRAWN: Final = {
     "photons_2": 1.0,
     "photons_4": 1.0,
     "tilt_along": 1.0,
     "tilt_across": 1.0,
-    "strength_mean": 2.0,
-    "size": 0.5,
+    "strength": 2.0,
 }
 NOISE: Final = 0.2  # spread of a drawn number, in standard deviations; half and twice of it cluster no better
 OUTLIER: Final = 3.0  # standard deviations: a number farther out is cut there, or it would rule the loss

@@ -32,8 +32,8 @@ FLOOR_PHOTONS: Final = 0.2  # added before the logarithm: below it a mean of a s
 PERIODS: Final = (56.0, 3.6)  # radial steps a ring, longest and shortest that 58 steps can tell
 FREQUENCIES: Final = 64
 TREND: Final = 2  # degree of the polynomial that is the fall of a direction, not its rings
-# Power times frequency^1.5 while peaks are sought: what is left of the fall lies low, and where two sizes beat
-# it is stronger than the rings (a quarter of those images were taken for tiny droplets without this, none with).
+# Power times frequency^1.5 while peaks are sought: what is left of the fall lies low, and where two sizes
+# beat it is stronger than the rings (without this, a quarter of those images were taken for tiny droplets).
 EMPHASIS: Final = 1.5
 WINDOWS: Final = (0.8, 0.65, 0.5, 0.4)  # in ln(frequency), pass by pass: half an octave holds one peak
 SMOOTHING_RAD: Final = 0.3  # keeps four waves a turn, drops the noise between sectors
@@ -41,6 +41,10 @@ TURNS: Final = 4  # waves a turn that are kept
 RINGS: Final = (1.0, 5.5, 14)  # first and last ring number at which the strength is taken, and how many
 RING_WINDOW: Final = 0.47  # sigma in rings: shorter and it no longer tells a ring from a slope
 FINE_STEP: Final = 0.1  # of a ring; the shortest ring is 3.6 radial steps
+OUTER: Final = 4  # index into the ring numbers: the strength counts from ring 2.4, clear of hole and trend
+# Of ln(frequency), added to the strength: the larger a droplet, the more it absorbs and the finer its rings,
+# and the weaker they are. With 0.3 to 0.6 the strength of spheres depends least on their size.
+SIZE_SHARE: Final = 0.4
 SPAN: Final = 16  # frequencies each side of the middle in the picture: 0.7 octaves and more
 PICTURE_PX: Final = 32
 PICTURE_RINGS: Final = 4.5  # ring periods from the middle to the edge of the upright picture
@@ -53,7 +57,7 @@ NAMES: Final = (
     "period_2",
     "tilt_along",
     "tilt_across",
-    "strength_mean",
+    "strength",
     "strength_least",
     "size",
     "clearness",
@@ -111,7 +115,8 @@ class RingReader(nn.Module):
         """Means over the sectors of each ring, [B, A, R]; negative counts are 0."""
         grid = self.get_buffer("grid").expand(len(x_BCHW), -1, -1, -1)
         seen = F.grid_sample(x_BCHW.clamp_min(0), grid, align_corners=False)
-        return seen[:, 0].unflatten(1, (ANGLES, SAMPLES)).mean(2)
+        means_BAR: Tensor = seen[:, 0].unflatten(1, (ANGLES, SAMPLES)).mean(2)
+        return means_BAR
 
     def _read(self, photons_BAR: Tensor, waves_BAR: Tensor, power_BAF: Tensor) -> Rings:
         peak_BA = self.peaks(power_BAF)
@@ -128,7 +133,7 @@ class RingReader(nn.Module):
             torch.log(torch.hypot(*period[2]) + FLOORS["period_2"]),
             torch.log(along_B.abs() + FLOORS["tilt"]),
             torch.log(across_B.abs() + FLOORS["tilt"]),
-            strength_BU.mean(1),
+            strength_BU[:, OUTER:].mean(1) + SIZE_SHARE * size_B,
             strength_BU.amin(1),
             size_B,
             0.5 * torch.log(power_BAF.mean((1, 2)) + 1e-4),
@@ -211,7 +216,7 @@ def upright_picture(counts_BCHW: Tensor, rings: Rings) -> Tensor:
 
 
 def _ring_constants() -> dict[str, Tensor]:
-    """fine [P]: ring numbers at which a direction is read; windows [P, U] sum to 1 over P; beats [2, P, U]."""
+    """fine [P]: ring numbers at which a direction is read; windows [P, U], sum 1; beats [2, P, U]."""
     number = torch.linspace(*RINGS[:2], RINGS[2])
     fine = torch.arange(RINGS[0] - 0.7, RINGS[1] + 0.7, FINE_STEP)
     windows = torch.exp(-0.5 * ((fine[:, None] - number) / RING_WINDOW).square())
@@ -225,7 +230,8 @@ def _ring_constants() -> dict[str, Tensor]:
 def _polynomials(count: int, degree: int) -> Tensor:
     """Orthonormal columns that span the polynomials up to `degree`, [R, degree + 1]."""
     t = torch.linspace(-1, 1, count)
-    return torch.linalg.qr(torch.stack([t**power for power in range(degree + 1)], 1))[0].contiguous()
+    columns: Tensor = torch.linalg.qr(torch.stack([t**power for power in range(degree + 1)], 1))[0]
+    return columns.contiguous()
 
 
 def _smoothing() -> Tensor:

@@ -1,8 +1,8 @@
 """Droplets exposed twice: as a run sees them, and once more with as many photons as an image ever has.
 
-An encoder may learn from the second exposure, without any label, what the first one would have shown with more
-photons; it is never an input. Scenes, physics and detector are those of `scenes`, `diffraction` and `detector`,
-unchanged.
+An encoder may learn from the second exposure, without any label, what the first one would have shown with
+more photons; it is never an input. Scenes, physics and detector are those of `scenes`, `diffraction` and
+`detector`, unchanged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ def expose_twice(
 ) -> dict[str, NDArray[Any]]:
     """One droplet for each set of labels: `inputs` and `again`, uint16 [n, size, size] raw counts.
 
-    Facts float32 [n]: `radius_nm`, and `photons` of the first exposure. Each image has its own random numbers.
+    Facts float32 [n]: `radius_nm`, and `photons` of the first exposure. Each has its own random numbers.
     """
     images = np.empty((2, len(sets), chosen.size_px, chosen.size_px), np.uint16)
     facts = np.empty((2, len(sets)), np.float32)
