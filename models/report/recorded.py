@@ -12,6 +12,8 @@ from models.report.page import Cell, Part, Section, Table, show
 
 MAX_ROWS: Final = 64  # of a list of numbers more are a curve, and belong into report.json
 MAX_LIST: Final = 8  # numbers of a list that stand in one cell
+THIS: Final = "this bundle"
+METHODS: Final = ("baseline", "published", "supervised")  # first words of what others scored
 _NO_CELL: Final = object()
 _NONE: Final = "The manifest records no scores."
 
@@ -25,6 +27,13 @@ def recorded(scores: Mapping[str, Any]) -> Section:
 def _tables(table: Mapping[str, Any], path: str) -> Iterator[Table]:
     plain = {key: cell for key, value in table.items() if (cell := _cell(value)) is not _NO_CELL}
     nested = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    compared = _compared(plain)
+    if compared:
+        methods = list(dict.fromkeys(method for method, _ in compared.values()))
+        scores = list(dict.fromkeys(score for _, score in compared.values()))
+        values = {place: plain[key] for key, place in compared.items()}
+        yield _methods(methods, scores, values, f"{path}: this bundle and other methods")
+        plain = {key: value for key, value in plain.items() if key not in compared}
     if plain:
         rows: list[list[Cell]] = [[key, value] for key, value in plain.items()]
         yield Table(path or "Scores", ("score", "value"), rows[:MAX_ROWS])
@@ -33,6 +42,30 @@ def _tables(table: Mapping[str, Any], path: str) -> Iterator[Table]:
         return
     for key, value in nested.items():
         yield from _tables(value, f"{path}, {key}" if path else key)
+
+
+def _compared(plain: Mapping[str, Cell]) -> dict[str, tuple[str, str]]:
+    """Keys like `baseline_linear_accuracy` beside `accuracy`: of each its method and its score."""
+    others = [key for key in plain if key.split("_")[0] in METHODS]
+    found: dict[str, tuple[str, str]] = {}
+    for score in plain:
+        own = [key for key in others if key.endswith(f"_{score}") and score not in others]
+        for key in own:
+            found[key] = (key.removesuffix(f"_{score}").removeprefix("baseline_").replace("_", " "), score)
+        if own:
+            found[score] = (THIS, score)
+    return dict(sorted(found.items(), key=lambda item: item[1][0] != THIS))
+
+
+def _methods(
+    methods: list[str], scores: list[str], values: Mapping[tuple[str, str], Cell], caption: str
+) -> Table:
+    """The longer of the two lists goes down the page."""
+    if len(scores) > len(methods):
+        rows = [[score, *[values.get((method, score)) for method in methods]] for score in scores]
+        return Table(caption, ("", *methods), rows)
+    rows = [[method, *[values.get((method, score)) for score in scores]] for method in methods]
+    return Table(caption, ("", *scores), rows)
 
 
 def _matrix(nested: Mapping[str, Mapping[str, Any]], path: str) -> Table:

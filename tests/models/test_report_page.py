@@ -118,8 +118,33 @@ def test_recorded_scores_of_equal_form_are_one_table() -> None:
     assert recorded({}).parts == ("The manifest records no scores.",)
 
 
+def test_flat_scores_of_other_methods_become_one_table() -> None:
+    scores = {
+        "homogeneity": 0.9,
+        "completeness": 0.8,
+        "baseline_homogeneity": 0.3,
+        "baseline_completeness": 0.4,
+        "baseline_pca_homogeneity": 0.5,
+        "published_homogeneity": 0.826,
+        "median": 7.0,
+    }
+    table, rest = recorded({"test": scores}).parts
+    assert isinstance(table, Table)
+    assert isinstance(rest, Table)
+    assert table.head == ("", "homogeneity", "completeness")
+    assert table.rows == [
+        ["this bundle", 0.9, 0.8],
+        ["baseline", 0.3, 0.4],
+        ["pca", 0.5, None],
+        ["published", 0.826, None],
+    ]
+    assert rest.rows == [["median", 7.0]]
+
+
 def test_baselines_of_a_score_are_found_by_its_name() -> None:
     scores = {"test": {"f1": 0.9, "baseline_f1": 0.5, "baseline_linear_f1": 0.7, "baseline_macro_f1x": 0.1}}
     assert baselines(scores, "test", "f1") == "baseline 0.500, linear 0.700"
     assert baselines(scores, "ramps", "f1") == ""
-    assert recorded({"p": [0.5, 1.0], "long": list(range(99))}).parts[0].rows == [["p", "0.500, 1.000"]]
+    (table,) = recorded({"p": [0.5, 1.0], "long": list(range(99))}).parts
+    assert isinstance(table, Table)
+    assert table.rows == [["p", "0.500, 1.000"]]
