@@ -30,7 +30,7 @@ from models.networks.nnca import NNCA
 from models.networks.spectrum_inverse import SpectrumInverse, adam_inverse
 from models.recipes import structure
 from models.recipes.recipe import Recipe, Stage
-from models.structure_scores import principal_axes
+from models.structure_scores import principal_axes, z_scored
 from models.tasks.structure import InverseTask, StructureTask
 from models.tasks.task import answers, rounded
 
@@ -63,9 +63,8 @@ class PrincipalTask(StructureTask):
         if not isinstance(self.module, NNCA):
             raise ModelError("principal components: expected the architecture nnca; correct the recipe")
         self.module.release()
-        x = self.preprocess(train.inputs).flatten(1).double()
-        z = ((x - x.mean(0)) / x.std(0, correction=0)).numpy()
-        axes = torch.from_numpy(principal_axes(z, len(self.module.vectors)))
+        x = self.preprocess(train.inputs).flatten(1).double().numpy()
+        axes = torch.from_numpy(principal_axes(z_scored(x, x), len(self.module.vectors)))
         with torch.no_grad():
             self.module.encoder.weight.copy_(axes)
         self.module.encoder.weight.requires_grad_(False)

@@ -17,6 +17,19 @@ Array = NDArray[np.float64]
 BASELINE_EVENTS: Final = 3000
 
 
+def spread(values_NT: Array) -> Array:
+    """Standard deviation of each column, 1 for a constant one."""
+    std_T = values_NT.std(0)
+    safe_T: Array = np.where(std_T > 0, std_T, 1.0)
+    return safe_T
+
+
+def z_scored(x_ND: Array, like_ND: Array) -> Array:
+    """Columns less the mean of those of `like_ND`, over their spread."""
+    scaled: Array = (x_ND - like_ND.mean(0)) / spread(like_ND)
+    return scaled
+
+
 def principal_axes(x_ND: Array, k: int) -> Array:
     """The k directions of largest variance, [k, D], rows orthonormal."""
     _, _, axes = np.linalg.svd(x_ND - x_ND.mean(0), full_matrices=False)

@@ -25,7 +25,7 @@ from models.networks.nnca import NNCA, VectorCoder, departure
 from models.networks.spectrum_inverse import SpectrumInverse
 from models.preprocess import Preprocess
 from models.recipes.recipe import Recipe, Stage
-from models.structure_scores import component_regression, partial_least_squares
+from models.structure_scores import component_regression, partial_least_squares, spread, z_scored
 from models.tasks.task import answers, by_name, rounded
 
 ARCHITECTURES: Final[Mapping[str, type[EDNN] | type[NNCA] | type[ECA]]] = {
@@ -173,8 +173,7 @@ def _of_one(truth_N: Array, said_N: Array) -> float:
 
 def covered(truth_NT: Array, said_NT: Array, shared_scale: bool) -> float:
     """The trace form; targets of different units count in their spread, a constant one in its own unit."""
-    spread_T = truth_NT.std(0)
-    scale = 1.0 if shared_scale else np.where(spread_T > 0, spread_T, 1.0)
+    scale = 1.0 if shared_scale else spread(truth_NT)
     return scores.covered_variance(truth_NT / scale, said_NT / scale)
 
 
@@ -197,9 +196,9 @@ def _baselines(task: StructureTask | InverseTask, train: DataSet, test: DataSet)
     """Linear maps through as many numbers: principal components, partial least squares."""
     x_train, x_test = (task.preprocess(data.inputs).flatten(1).double().numpy() for data in (train, test))
     if task.preprocess.spec["steps"] == []:  # a structure: coordinates of different units
-        x_train, x_test = ((x - x_train.mean(0)) / x_train.std(0) for x in (x_train, x_test))
+        x_train, x_test = z_scored(x_train, x_train), z_scored(x_test, x_train)
     y_train, y_test = train.targets.double().numpy(), test.targets.double().numpy()
-    scale = 1.0 if task.shared_scale else y_train.std(0)
+    scale = 1.0 if task.shared_scale else spread(y_train)
     pair, k = (x_train, y_train / scale), task.options["latent"]
     linear, pls = component_regression(pair, x_test, k), partial_least_squares(pair, x_test, k)
     return {
