@@ -15,7 +15,6 @@ B batch, C channels, H height, W width, L labels, K kinds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,64 +25,59 @@ MAX_LABELS = 24  # the bitmask travels in a float32, exact below 2**24
 LOG_RANGE = -30.0  # p = 1e-13: beyond it the logarithm of 1 - p is 0 in float32
 
 
-@dataclass(frozen=True)
-class Hierarchy:
-    """kinds: of each kind its own index, then those of its labels. nothing: index of the empty class."""
+class Consistency(nn.Module):
+    """The rules of one hierarchy. Its indices are buffers: a list would be copied to the device in each call.
 
-    kinds: tuple[tuple[int, ...], ...]
-    nothing: int
-
-    @staticmethod
-    def checked(spec: Mapping[str, Any], labels: int) -> "Hierarchy":
-        """From the options of a manifest; raises ValueError for indices that are not there or come twice."""
-        kinds = tuple(tuple(int(i) for i in kind) for kind in spec["kinds"])
-        own = [i for kind in kinds for i in kind] + [int(spec["nothing"])]
-        if len(set(own)) != len(own) or not all(0 <= i < labels for i in own) or not all(kinds):
-            raise ValueError(f"hierarchy: expected different indices below {labels}, got {dict(spec)}")
-        return Hierarchy(kinds, int(spec["nothing"]))
-
-    def free(self, labels: int) -> list[int]:
-        """Labels under no kind."""
-        bound = {i for kind in self.kinds for i in kind} | {self.nothing}
-        return [i for i in range(labels) if i not in bound]
-
-
-def consistent_logits(z_BL: Tensor, hierarchy: Hierarchy) -> Tensor:
-    """Logits of the probabilities above, float32 [B, L]; a sigmoid gives the probabilities themselves."""
-    z_BL = z_BL.float()
-    heads = [kind[0] for kind in hierarchy.kinds]
-    of_kind_BK = torch.cat([z_BL[:, [hierarchy.nothing, *heads]], torch.zeros_like(z_BL[:, :1])], 1)
-    log_kind_BK = F.log_softmax(of_kind_BK, 1)
-    log_something_B = torch.logsumexp(log_kind_BK[:, 1:], 1)
-    log_p = list(F.logsigmoid(z_BL).unbind(1))
-    for place, (head, *under) in enumerate(hierarchy.kinds):
-        log_p[head] = log_kind_BK[:, 1 + place]
-        for i in under:
-            log_p[i] = log_p[i] + log_p[head]
-    for i in hierarchy.free(len(log_p)):
-        log_p[i] = log_p[i] + log_something_B
-    log_p[hierarchy.nothing] = log_kind_BK[:, 0]
-    # Between the two bounds both log p and log(1 - p) are finite, with finite slopes. A NaN stays one.
-    log_p_BL = torch.stack(log_p, 1).clamp(LOG_RANGE, -1e-6)
-    return log_p_BL - torch.log(-torch.expm1(log_p_BL))
-
-
-def consistent_labels(p_BL: Tensor, threshold_L: Tensor, hierarchy: Hierarchy) -> Tensor:
-    """float32 [B, L] of 0 and 1: above the threshold and not against the hierarchy.
-
-    Of several kinds above their thresholds the one most above counts, as a share of the threshold.
+    spec: `kinds`, of each kind its own index, then those of its labels; `nothing`, the index of the empty
+    class. Raises ValueError for indices that are not there or come twice.
     """
-    above = list((p_BL > threshold_L).float().unbind(1))
-    heads = [kind[0] for kind in hierarchy.kinds]
-    best_BK = F.one_hot((p_BL / threshold_L)[:, heads].argmax(1), len(heads)).float()
-    something_B = 1 - above[hierarchy.nothing]
-    for place, (head, *under) in enumerate(hierarchy.kinds):
-        above[head] = above[head] * best_BK[:, place] * something_B
-        for i in under:
-            above[i] = above[i] * above[head]
-    for i in hierarchy.free(len(above)):
-        above[i] = above[i] * something_B
-    return torch.stack(above, 1)
+
+    def __init__(self, spec: Mapping[str, Any], labels: int) -> None:
+        super().__init__()
+        kinds, nothing = [[int(i) for i in kind] for kind in spec["kinds"]], int(spec["nothing"])
+        every = [nothing, *(i for kind in kinds for i in kind)]
+        if len(set(every)) != len(every) or not all(0 <= i < labels for i in every) or not all(kinds):
+            raise ValueError(f"hierarchy: expected different indices below {labels}, got {dict(spec)}")
+        self.heads = (nothing, *(kind[0] for kind in kinds))
+        places = {i: 1 + place for place, kind in enumerate(kinds) for i in kind} | {nothing: 0}
+        free = len(self.heads)  # the column of "anything at all", behind nothing and the kinds
+        self._keep("head", torch.tensor(self.heads))
+        self._keep("context", torch.tensor([places.get(i, free) for i in range(labels)]))
+        self._keep("own", torch.tensor([float(i not in self.heads) for i in range(labels)]))
+        self._keep("kind", torch.arange(len(kinds)))
+
+    def _keep(self, name: str, values: Tensor) -> None:
+        """Not in the weights: the options decide them."""
+        self.register_buffer(name, values, persistent=False)
+
+    def logits(self, z_BL: Tensor) -> Tensor:
+        """Logits of the probabilities above, float32 [B, L]; a sigmoid gives the probabilities themselves."""
+        z_BL = z_BL.float()
+        of_kind = torch.cat([z_BL.index_select(1, self.get_buffer("head")), torch.zeros_like(z_BL[:, :1])], 1)
+        log_kind = F.log_softmax(of_kind, 1)
+        something_B1 = torch.logsumexp(log_kind[:, 1:], 1, keepdim=True)
+        log_context = torch.cat([log_kind[:, :-1], something_B1], 1)
+        own_BL = self.get_buffer("own") * F.logsigmoid(z_BL)
+        log_p_BL = own_BL + log_context.index_select(1, self.get_buffer("context"))
+        # Between the two bounds both log p and log(1 - p) are finite, with finite slopes. A NaN stays one.
+        log_p_BL = log_p_BL.clamp(LOG_RANGE, -1e-6)
+        return log_p_BL - torch.log(-torch.expm1(log_p_BL))
+
+    def labels(self, p_BL: Tensor, threshold_L: Tensor) -> Tensor:
+        """float32 [B, L] of 0 and 1: above the threshold and not against the hierarchy.
+
+        Of several kinds above their thresholds the one most above counts, as a share of the threshold.
+        """
+        head, own = self.get_buffer("head"), self.get_buffer("own")
+        above_BL = (p_BL > threshold_L).float()
+        first_B = (p_BL / threshold_L).index_select(1, head[1:]).argmax(1)
+        chosen_BK = (first_B[:, None] == self.get_buffer("kind")).float()
+        heads_above = above_BL.index_select(1, head)
+        something_B1 = 1 - heads_above[:, :1]
+        context = torch.cat(
+            [heads_above[:, :1], heads_above[:, 1:] * chosen_BK * something_B1, something_B1], 1
+        )
+        return context.index_select(1, self.get_buffer("context")) * (own * above_BL + 1 - own)
 
 
 class LabelNetwork(nn.Module):
@@ -101,7 +95,7 @@ class LabelNetwork(nn.Module):
         if not 1 <= labels <= MAX_LABELS:
             raise ValueError(f"labels 1..{MAX_LABELS}, got {labels}")
         self.packed_width = labels + 1
-        self.hierarchy = None if hierarchy is None else Hierarchy.checked(hierarchy, labels)
+        self.consistency = None if hierarchy is None else Consistency(hierarchy, labels)
         self.register_buffer("threshold", torch.full((labels,), 0.5))
         self.register_buffer("bit", 2.0 ** torch.arange(labels))
 
@@ -116,7 +110,7 @@ class LabelNetwork(nn.Module):
     def logits_of(self, features_BCHW: Tensor) -> Tensor:
         """[B, L], the logits of the published probabilities."""
         z_BL = self.scores_of(features_BCHW)
-        return z_BL.float() if self.hierarchy is None else consistent_logits(z_BL, self.hierarchy)
+        return z_BL.float() if self.consistency is None else self.consistency.logits(z_BL)
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """[B, L], what training compares with the labels."""
@@ -124,9 +118,10 @@ class LabelNetwork(nn.Module):
 
     def said(self, p_BL: Tensor) -> Tensor:
         """float32 [B, L] of 0 and 1: which labels these probabilities give."""
-        if self.hierarchy is None:
-            return (p_BL > self.get_buffer("threshold")).float()
-        return consistent_labels(p_BL, self.get_buffer("threshold"), self.hierarchy)
+        threshold_L = self.get_buffer("threshold")
+        if self.consistency is None:
+            return (p_BL > threshold_L).float()
+        return self.consistency.labels(p_BL, threshold_L)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         p_BL = torch.sigmoid(self.logits(x_BCHW))

@@ -120,11 +120,11 @@ def _square(x: Tensor) -> bool:
 def _thresholds(network: LabelNetwork, truth_NL: NDArray[np.bool_], p_NL: NDArray[np.float32]) -> Tensor:
     """The best of each class alone; where classes are bound, kinds first, then what lies under them."""
     alone = torch.from_numpy(scores.best_thresholds(truth_NL, p_NL.astype(np.float64))).float()
-    if network.hierarchy is None:
+    if network.consistency is None:
         return alone
     chosen, p = network.get_buffer("threshold"), torch.from_numpy(p_NL)
     chosen.copy_(alone)
-    heads = [network.hierarchy.nothing, *(kind[0] for kind in network.hierarchy.kinds)]
+    heads = network.consistency.heads
     for label in [*heads, *(i for i in range(len(alone)) if i not in heads)]:
         if truth_NL[:, label].any():
             chosen[label] = _best_alone(network, p, truth_NL, label)

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.networks.attention import SelfAttention
-from models.networks.consistent import Hierarchy as Rules
-from models.networks.consistent import consistent_labels, consistent_logits, nested
+from models.networks.consistent import Consistency, nested
 from models.networks.droplet_cnn import DropletCNN
 from models.networks.resnet import ResNet
 from models.networks.vgg import VGG
 from models.simulation.labels import CLASSES, label_combinations
 
 SPEC = {"kinds": [[0, 1, 2], [3, 4, 5]], "nothing": 10}
-RULES = Rules.checked(SPEC, 11)
+RULES = Consistency(SPEC, 11)
 NETWORKS: list[tuple[type[nn.Module], dict[str, Any]]] = [
     (DropletCNN, {"labels": 11, "widths": [4, 8], "blocks": [1, 1], "opposite": True, "hierarchy": SPEC}),
     (ResNet, {"labels": 11, "depth": 18, "attention": True, "hierarchy": SPEC}),
@@ -131,7 +130,7 @@ def test_attention_starts_as_nothing_and_is_a_weighted_mean() -> None:
 def test_consistent_probabilities_follow_the_formula() -> None:
     torch.manual_seed(0)
     z = torch.randn(50, 11) * 3
-    p = torch.sigmoid(consistent_logits(z, RULES)).double().numpy()
+    p = torch.sigmoid(RULES.logits(z)).double().numpy()
     own = 1 / (1 + np.exp(-z.double().numpy()))
     power = np.exp(z.double().numpy())
     total = 1 + power[:, 0] + power[:, 3] + power[:, 10]
@@ -146,7 +145,7 @@ def test_consistent_probabilities_follow_the_formula() -> None:
 
 def test_extreme_outputs_stay_finite_with_finite_slopes() -> None:
     z = torch.tensor([[1e4, -1e4, 0.0] * 3 + [1e4, -1e4], [-1e4] * 11]).requires_grad_(True)
-    logits = consistent_logits(z, RULES)
+    logits = RULES.logits(z)
     logits.sum().backward()
     assert torch.isfinite(logits).all()
     assert torch.isfinite(z.grad).all()
@@ -165,10 +164,10 @@ def contradicts(said: np.ndarray) -> np.ndarray:
 
 def test_labels_never_contradict_and_the_measured_ones_stay() -> None:
     torch.manual_seed(0)
-    said = consistent_labels(torch.rand(3000, 11), torch.rand(11) * 0.8 + 0.1, RULES).numpy()
+    said = RULES.labels(torch.rand(3000, 11), torch.rand(11) * 0.8 + 0.1).numpy()
     assert not contradicts(said).any()
     sets, counts = label_combinations()
-    again = consistent_labels(torch.from_numpy(sets).float(), torch.full((11,), 0.5), RULES).numpy() > 0.5
+    again = RULES.labels(torch.from_numpy(sets).float(), torch.full((11,), 0.5)).numpy() > 0.5
     changed = (again != sets).any(1)
     assert (changed == contradicts(sets)).all()
     assert counts[changed].sum() == 6  # streaks without Prolate, of 7264 images
