@@ -48,6 +48,7 @@ FAMILIES: Final[Mapping[str, tuple[type[RingVAE | TCVAE], type[nn.Module]]]] = {
 SCALE_EVENTS: Final = 1000  # from so many events the scale of the numbers is learned, to 3 %
 RAMP: Final = 0.5  # share of the steps over which beta rises, as published
 USED_NATS: Final = 0.01  # a latent that says less than this of an image is not used
+STILL: Final = 0.01  # variance of a latent's mean that counts as none (Burda et al., arXiv 1509.00519)
 RESTARTS: Final = 20  # of the mixture: with five, one fit in four was a worse optimum
 # The published scores, of the images they were fitted on, not of these: for reference only.
 PUBLISHED: Final = {
@@ -121,10 +122,14 @@ class ClusterTask:
         return network
 
     def _latents(self, packed: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """[mu, sigma] [N, D], and the mean KL divergence of each latent from the prior in nats, [Z]."""
+        """[mu, sigma] [N, D], and what each latent tells of an image in nats, [Z].
+
+        That is its mean KL divergence from the prior, or 0 if its mean is nearly the same for all images.
+        """
         latent = self.options["latent"]
         mu, log_variance = (torch.from_numpy(packed[:, i * latent : (i + 1) * latent]) for i in (0, 1))
         information = 0.5 * (mu.square() + log_variance.exp() - 1 - log_variance).mean(0)
+        information = torch.where(mu.var(0, correction=0) < STILL, 0.0, information)
         return mixture_features(mu, log_variance).double().numpy(), information.double().numpy()
 
     def score(self, network: nn.Module, train: DataSet, test: DataSet) -> dict[str, Any]:

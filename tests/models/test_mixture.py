@@ -28,6 +28,26 @@ def test_agrees_with_scikit_learn() -> None:
     assert np.sort(np.exp(ours.log_weights)) == pytest.approx(np.sort(theirs.weights_), abs=5e-3)
 
 
+def test_likelihood_and_posterior_of_the_same_parameters_are_scikit_learns() -> None:
+    """Both at 1e-5, given our fit's parameters; and our fit is as likely as theirs."""
+    x, _ = three_clouds()
+    ours = fit_mixture(x, FitOptions(3, restarts=10, regularisation=1e-6, tolerance=1e-6))
+    theirs = GaussianMixture(3, n_init=10, random_state=0, reg_covar=1e-6, tol=1e-6, max_iter=300).fit(x)
+    assert log_sum_exp(ours.log_joint(x)).mean() > theirs.score(x) - 1e-3
+    theirs.weights_, theirs.means_ = np.exp(ours.log_weights), ours.means
+    theirs.precisions_cholesky_ = ours.precision_factors
+    joint = ours.log_joint(x)
+    total = log_sum_exp(joint)
+    assert np.abs(total - theirs.score_samples(x)).max() < 1e-5
+    assert np.abs(np.exp(joint - total[:, None]) - theirs.predict_proba(x)).max() < 1e-5
+    head = MixtureHead(3, 4).double()
+    head.set(ours)
+    centred = torch.from_numpy(x)[:, None] - head.get_buffer("means")
+    squares = torch.einsum("bkd,kde->bke", centred, head.get_buffer("factors")).square().sum(2)
+    exact = torch.logsumexp(head.get_buffer("offsets") - 0.5 * squares, 1).numpy()
+    assert np.abs(exact - theirs.score_samples(x)).max() < 1e-5
+
+
 def test_module_gives_the_same_as_the_fit() -> None:
     x, _ = three_clouds()
     mixture = fit_mixture(x, FitOptions(3))
