@@ -22,6 +22,9 @@ The boundary between the phases is one hand label of the authors on one run (cur
 was published. Right answers at both ends are checked on measured curves, the place of the boundary only on
 simulated ones. Knows one material pair, one photon energy (25.6 keV) and this angular grid. P_conf measures
 how orderly the labels of a run are, not whether they are right."""
+_RAW_LIMITS: Final = """ No raw measured curve is public: the raw curves of the simulation are subtracted
+ones on a smooth background, and the two measured ones had their baseline subtracted before, so they lose a
+little of their broad lines a second time."""
 # Lines differ in height by a factor of 100: the logarithm lets the weak ones, which vanish first, be seen.
 PREPROCESS: Final[Mapping[str, Any]] = {"steps": [{"op": "log1p"}]}
 _ALS: Final = {"op": "als_baseline", "smoothness": 1e5, "asymmetry": 0.002, "iterations": 10}  # as published
@@ -72,6 +75,7 @@ def spectra_cnn_raw() -> Recipe:
         preprocess=RAW_PREPROCESS,
         data=data,
         about=_ABOUT + " Takes raw curves: the baseline is subtracted on the device.",
+        limits=_LIMITS + _RAW_LIMITS,
     )
 
 
