@@ -55,6 +55,19 @@ class Bench:
     console: Console
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A trained network with its events and its scores on the held-out ones."""
+
+    task: StructureTask | InverseTask
+    network: torch.nn.Module
+    splits: dict[str, DataSet]
+    scores: dict[str, Any]
+
+
+Kind = type[StructureTask] | type[InverseTask]
+
+
 class PrincipalTask(StructureTask):
     """An NNCA whose vectors are the principal axes of the standardised structures, and stay them."""
 
@@ -72,63 +85,71 @@ class PrincipalTask(StructureTask):
 
 def compare(bench: Bench) -> dict[str, Any]:
     """All of it, by the name of the question and then by k."""
-    emulation = {str(k): _emulation(k, bench) for k in LATENT}
-    inversion = {str(k): _inversion(k, bench) for k in LATENT}
+    emulation, inversion = _emulation(bench), _inversion(bench)
+    whole = {k: {name: trial.scores for name, trial in row.items()} for k, row in emulation.items()}
+    back = {k: {name: trial.scores for name, trial in row.items()} for k, row in inversion.items()}
     return {
-        "covered_variance": {k: _picked(found, "covered_variance") for k, found in emulation.items()},
-        "covered_structure_variance": {
-            k: _picked(found, "covered_structure_variance") for k, found in emulation.items()
-        },
-        "inversion_covered_variance": {
-            k: _picked(found, "covered_variance") for k, found in inversion.items()
-        },
-        "inversion_mean_absolute_error": {
-            k: _picked(found, "mean_absolute_error") for k, found in inversion.items()
-        },
-        "inverse": _inverses(bench),
+        "covered_variance": _picked(whole, "covered_variance", pls="baseline_pls_covered_variance"),
+        "covered_structure_variance": _picked(whole, "covered_structure_variance"),
+        "inversion_covered_variance": _picked(back, "covered_variance", pls="baseline_pls_covered_variance"),
+        "inversion_mean_absolute_error": _picked(back, "mean_absolute_error"),
+        "inverse": _inverses(inversion[LATENT[-1]]["eca"]),
     }
 
 
-def _emulation(k: int, bench: Bench) -> dict[str, dict[str, Any]]:
+def _emulation(bench: Bench) -> dict[int, dict[str, Trial]]:
     found = {
-        "ednn": _scores(StructureTask, structure.water_ednn_emulator(), k, bench),
-        "nnca": _scores(StructureTask, structure.water_nnca_emulator(), k, bench),
-        "eca": _scores(StructureTask, structure.water_eca_emulator(), k, bench),
-        "pca_network": _scores(PrincipalTask, structure.water_nnca_emulator(), k, bench),
+        "ednn": _each(StructureTask, structure.water_ednn_emulator(), bench),
+        "nnca": _each(StructureTask, structure.water_nnca_emulator(), bench),
+        "eca": _nested(StructureTask, structure.water_eca_emulator(), bench),
+        "pca_network": _each(PrincipalTask, structure.water_nnca_emulator(), bench),
     }
-    pls = found["ednn"]["baseline_pls_covered_variance"]
-    return found | {"pls": {"covered_variance": pls}}
+    return {k: {name: trials[k] for name, trials in found.items()} for k in LATENT}
 
 
-def _inversion(k: int, bench: Bench) -> dict[str, dict[str, Any]]:
+def _inversion(bench: Bench) -> dict[int, dict[str, Trial]]:
     found = {
-        "ednn": _scores(StructureTask, structure.water_ednn(), k, bench),
-        "nnca": _scores(InverseTask, structure.water_nnca(), k, bench),
-        "eca": _scores(InverseTask, structure.water_eca(), k, bench),
+        "ednn": _each(StructureTask, structure.water_ednn(), bench),
+        "nnca": _each(InverseTask, structure.water_nnca(), bench),
+        "eca": _nested(InverseTask, structure.water_eca(), bench),
     }
-    pls = found["ednn"]["baseline_pls_covered_variance"]
-    return found | {"pls": {"covered_variance": pls}}
+    return {k: {name: trials[k] for name, trials in found.items()} for k in LATENT}
 
 
-def _scores(
-    kind: type[StructureTask] | type[InverseTask], recipe: Recipe, k: int, bench: Bench
-) -> dict[str, Any]:
-    task, network, splits = trained(kind, _sized(recipe, k, bench.effort), bench.cache)
-    found = task.score(network, splits["train"], splits["test"])
-    bench.console.print(f"{recipe.name}, k = {k}: covered variance {found['covered_variance']}")
-    return found
+def _each(kind: Kind, recipe: Recipe, bench: Bench) -> dict[int, Trial]:
+    """A training for each k."""
+    return {k: _judged(*_trained(kind, _sized(recipe, k, bench.effort), bench.cache), bench) for k in LATENT}
 
 
-def trained(
-    kind: type[StructureTask] | type[InverseTask], recipe: Recipe, cache: Path
+def _nested(kind: Kind, recipe: Recipe, bench: Bench) -> dict[int, Trial]:
+    """ECA finds its vectors one after another on one emulator: those of the largest k hold all others."""
+    widest, _, splits = _trained(kind, _sized(recipe, LATENT[-1], bench.effort), bench.cache)
+    state, trials = widest.module.state_dict(), {}
+    for k in LATENT:
+        task = kind(_sized(recipe, k, bench.effort), splits["train"])
+        task.module.load_state_dict({**state, "directions": state["directions"][:k]})
+        trials[k] = _judged(task, task.ship(splits["train"]).eval(), splits, bench)
+    return trials
+
+
+def _trained(
+    kind: Kind, recipe: Recipe, cache: Path
 ) -> tuple[StructureTask | InverseTask, torch.nn.Module, dict[str, DataSet]]:
-    """The task, its network and the events it was made with."""
     splits = {name: load_split(recipe, name, cache) for name in OFFSETS}
     torch.manual_seed(recipe.seed)
     task, stage = kind(recipe, splits["train"]), recipe.stages[0]
     task.begin(stage, splits["train"])
     fit(task, stage, (splits["train"], splits["validation"]), recipe.seed)
     return task, task.finish(splits["train"], splits["validation"]).eval(), splits
+
+
+def _judged(
+    task: StructureTask | InverseTask, network: torch.nn.Module, splits: dict[str, DataSet], bench: Bench
+) -> Trial:
+    found = task.score(network, splits["train"], splits["test"])
+    name = f"{type(task).__name__} {type(task.module).__name__}, k = {task.options['latent']}"
+    bench.console.print(f"{name}: covered variance {found['covered_variance']}")
+    return Trial(task, network, splits, found)
 
 
 def _sized(recipe: Recipe, k: int, effort: Effort) -> Recipe:
@@ -144,16 +165,15 @@ def _sized(recipe: Recipe, k: int, effort: Effort) -> Recipe:
     )
 
 
-def _inverses(bench: Bench) -> dict[str, Any]:
+def _inverses(trial: Trial) -> dict[str, Any]:
     """Mean squared misfit of the spectra and seconds per spectrum: the batched inverse, and Adam."""
-    k = LATENT[-1]
-    recipe = _sized(structure.water_eca(), k, bench.effort)
-    task, network, splits = trained(InverseTask, recipe, bench.cache)
+    task, network, test = trial.task, trial.network, trial.splits["test"]
     if not isinstance(network, SpectrumInverse):
         raise ModelError("inverse: expected a task that ships one; correct the recipe")
-    few = splits["test"].take(torch.arange(min(TIMED_EVENTS, len(splits["test"]))))
+    few = test.take(torch.arange(min(TIMED_EVENTS, len(test))))
+    answers(task.preprocess, network, few)  # warms up
     begun_s = time.perf_counter()
-    batched = torch.from_numpy(answers(task.preprocess, network, few)[:, :k])
+    batched = torch.from_numpy(answers(task.preprocess, network, few)[:, : task.options["latent"]])
     middle_s = time.perf_counter()
     wanted = network.scaled(task.preprocess(few.inputs).flatten(1))
     single = torch.stack([adam_inverse(network.emulator, spectrum) for spectrum in wanted])
@@ -174,8 +194,13 @@ def _inverse_row(
     return {"misfit": rounded(misfit), "s_per_spectrum": rounded(time_s / len(few)), **errors}
 
 
-def _picked(found: dict[str, dict[str, Any]], score: str) -> dict[str, Any]:
-    return {name: scores[score] for name, scores in found.items() if score in scores}
+def _picked(found: dict[int, dict[str, Any]], score: str, **beside: str) -> dict[str, dict[str, Any]]:
+    """One score of all methods by k; `beside`: further columns, each a score of the first method."""
+    result = {}
+    for k, row in found.items():
+        result[str(k)] = {name: scores[score] for name, scores in row.items() if score in scores}
+        result[str(k)] |= {name: row["ednn"][other] for name, other in beside.items()}
+    return result
 
 
 def tables(result: dict[str, Any]) -> list[Table]:

@@ -51,8 +51,11 @@ class ECA(VectorCoder):
 
 @dataclass(frozen=True)
 class DirectionFit:
-    """The published fit (eca/eca.py). starts: how often each vector is begun anew, the best is kept; theirs
-    is 1."""
+    """The published fit (eca/eca.py).
+
+    starts: how often each vector is begun anew, the best is kept; theirs is 1. events: use the first so many
+    only, where later ones are noise copies of them; 0: all.
+    """
 
     learning_rate: float = 1e-3
     batch: int = 200
@@ -60,6 +63,7 @@ class DirectionFit:
     least_epochs: int = 50
     tolerance: float = 1e-4
     starts: int = 1
+    events: int = 0
     seed: int = 0
 
 
@@ -69,6 +73,7 @@ Emulate = Callable[[Tensor], Tensor]
 def fit_directions(emulate: Emulate, data: tuple[Tensor, Tensor], k: int, fit: DirectionFit) -> Tensor:
     """V [k, N] for an emulator of standardised structures; data: z [n, N] and standardised targets [n, T]."""
     generator = torch.Generator().manual_seed(fit.seed)
+    data = data[0][: fit.events or None], data[1][: fit.events or None]
     found = data[0].new_zeros(0, data[0].shape[1])
     for _ in range(k):
         tries = [_one_direction(emulate, data, found, (fit, generator)) for _ in range(fit.starts)]

@@ -86,12 +86,12 @@ def water_ednn() -> Recipe:
 
 
 def water_nnca() -> Recipe:
-    """Spectrum -> two orthonormal components -> structure: an NNCA turned round."""
+    """Spectrum -> three orthonormal components -> structure: an NNCA turned round."""
     return _inverse("water_nnca", "nnca", PASSILAHTI)
 
 
 def water_eca() -> Recipe:
-    """Spectrum -> two components of an emulator -> structure: the inverse of ECA."""
+    """Spectrum -> three components of an emulator -> structure: the inverse of ECA."""
     return _inverse("water_eca", "eca", NISKANEN)
 
 
@@ -136,7 +136,7 @@ def _inverse(name: str, emulator: str, origin: str) -> Recipe:
         name=name,
         task="structure_inverse",
         architecture="spectrum_inverse",
-        options={"emulator": emulator, "hidden": list(EMULATOR_HIDDEN), "latent": 2},
+        options={"emulator": emulator, "hidden": list(EMULATOR_HIDDEN), "latent": 3},
         preprocess=COUNTS_PREPROCESS,
         data=INVERSION,
         stages=(INVERSION_STAGE,),
@@ -144,7 +144,7 @@ def _inverse(name: str, emulator: str, origin: str) -> Recipe:
         about="Reads bond lengths and angle of a water molecule from its oxygen K-edge absorption spectrum.",
         origin=origin,
         limits=INVERSE_LIMITS,
-        extra={"eca": ECA_FIT},
+        extra={"eca": {**ECA_FIT, "events": EMULATION.train}},  # each geometry once
     )
 
 

@@ -70,6 +70,10 @@ class StructureTask:
 
     def finish(self, train: DataSet, validation: DataSet) -> nn.Module:  # noqa: ARG002  (interface)
         finish_vectors(self.module, (self.preprocess(train.inputs), train.targets), self._extra["eca"])
+        return self.ship(train)
+
+    def ship(self, train: DataSet) -> nn.Module:  # noqa: ARG002  (as InverseTask's)
+        """The network to ship, its vectors being final."""
         return self.module
 
     def score(self, network: nn.Module, train: DataSet, test: DataSet) -> dict[str, Any]:
@@ -118,6 +122,10 @@ class InverseTask:
 
     def finish(self, train: DataSet, validation: DataSet) -> nn.Module:  # noqa: ARG002  (interface)
         finish_vectors(self.module, (train.targets, self._spectra(train)), self._extra["eca"])
+        return self.ship(train)
+
+    def ship(self, train: DataSet) -> nn.Module:
+        """The inverse, its bank drawn from the training structures; the vectors being final."""
         self.network.to(self.module.vectors.device)
         bank = len(self.network.get_buffer("bank_latent"))
         generator = torch.Generator().manual_seed(self._seed)
