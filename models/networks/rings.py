@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 ANGLES: Final = 32  # a sector of 11 degrees: ten pixels wide at the edge of 128 x 128
 SAMPLES: Final = 3  # directions averaged in a sector
-# First and last over half the image, from the hole to the edge, and how many: at 128 px a pixel a step, within
-# a hundredth (all that counts radial steps takes it for one).
+# First and last over half the image, from the hole to the edge, and how many: at 128 px a pixel a step, to a
+# hundredth (all that counts radial steps takes it for one).
 RADII: Final = (6 / 64, 63.5 / 64, 58)
 PHOTON_COUNTS: Final = 30.0  # mean counts a photon of the detector
 FLOOR_PHOTONS: Final = 0.2  # added before the logarithm: below it a mean of a sector is noise
