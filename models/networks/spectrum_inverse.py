@@ -12,7 +12,8 @@ B batch, S starts, M places of the bank, k latent, E spectral points, P of the s
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -32,42 +33,47 @@ FLOOR: Final = 1e-8  # keeps a direction without any slope from a division by 0
 ADAM_RATE, ADAM_STEPS, ADAM_LEAST_STEPS, ADAM_TOLERANCE = 5e-2, 1000, 50, 1e-4
 
 
+@dataclass(frozen=True)
+class Search:
+    """How a place is found. emulator: key of EMULATORS; bank: M places, of which the nearest `starts` are
+    followed for `steps` steps. Raises ValueError for impossible ones.
+    """
+
+    emulator: str
+    bank: int = 256
+    starts: int = 2
+    steps: int = 8
+
+    def __post_init__(self) -> None:
+        if self.emulator not in EMULATORS:
+            raise ValueError(f"an emulator of {tuple(EMULATORS)}, got {self.emulator!r}")
+        if not 1 <= self.starts <= self.bank or self.steps < 1:
+            raise ValueError(
+                f"1 <= starts <= bank and steps >= 1, got {self.starts}, {self.bank}, {self.steps}"
+            )
+
+
 class SpectrumInverse(nn.Module):
     """[B, 1, E] spectrum -> packed [B, k + N]: latent, structure.
 
-    points: E; targets: N; emulator, hidden, latent: the network to invert; bank: places M; starts: S of them
-    are followed for `steps` steps.
+    points: E; targets: N; hidden, latent: of the emulator to invert; search: fields of `Search`.
     """
 
     def __init__(
-        self,
-        emulator: str,
-        points: int,
-        hidden: Sequence[int],
-        latent: int,
-        targets: int,
-        *,
-        bank: int = 256,
-        starts: int = 2,
-        steps: int = 8,
+        self, points: int, hidden: Sequence[int], latent: int, targets: int, search: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        if emulator not in EMULATORS:
-            raise ValueError(f"an emulator of {tuple(EMULATORS)}, got {emulator!r}")
-        if not 1 <= starts <= bank or steps < 1:
-            raise ValueError(f"1 <= starts <= bank and steps >= 1, got {starts}, {bank}, {steps}")
-        self.packed_width = latent + targets
-        self.starts, self.steps = starts, steps
-        self.emulator: VectorCoder = EMULATORS[emulator](targets, hidden, latent, points)
+        how = Search(**search)
+        self.packed_width, self.starts, self.steps = latent + targets, how.starts, how.steps
+        self.emulator: VectorCoder = EMULATORS[how.emulator](targets, hidden, latent, points)
         span = min(points, self.emulator.last.in_features)
         self.register_buffer("basis", torch.zeros(points, span))
         self.register_buffer("triangle", torch.zeros(span, self.emulator.last.in_features))
-        self.register_buffer("bank_latent", torch.zeros(bank, latent))
-        self.register_buffer("bank_spectrum", torch.zeros(bank, span))
+        self.register_buffer("bank_latent", torch.zeros(how.bank, latent))
+        self.register_buffer("bank_spectrum", torch.zeros(how.bank, span))
 
     def prepare(self, latent_Mk: Tensor) -> None:
-        """After training of the emulator: its span, and a bank of M latent places, best those of training
-        structures."""
+        """After training of the emulator: its span, and the bank. Best are places of training structures."""
         with torch.no_grad():
             basis, triangle = torch.linalg.qr(self.emulator.last.weight.double())
             self.get_buffer("basis").copy_(basis)

@@ -136,7 +136,7 @@ def _inverse(name: str, emulator: str, origin: str) -> Recipe:
         name=name,
         task="structure_inverse",
         architecture="spectrum_inverse",
-        options={"emulator": emulator, "hidden": list(EMULATOR_HIDDEN), "latent": 3},
+        options={"hidden": list(EMULATOR_HIDDEN), "latent": 3, "search": {"emulator": emulator}},
         preprocess=COUNTS_PREPROCESS,
         data=INVERSION,
         stages=(INVERSION_STAGE,),

@@ -92,7 +92,7 @@ class StructureTask:
 class InverseTask:
     """An emulator of the preprocessed spectra, trained from their structures; its inverse is shipped.
 
-    `recipe.architecture` is "spectrum_inverse", its option `emulator` "nnca" or "eca".
+    `recipe.architecture` is "spectrum_inverse", the emulator of its option `search` "nnca" or "eca".
     """
 
     kind = "encoder_decoder"

@@ -16,7 +16,7 @@ from models.networks.spectrum_inverse import SpectrumInverse, adam_inverse, solv
 def inverse(emulator: str = "nnca", latent: int = 2, **options: Any) -> SpectrumInverse:
     """An inverse of an emulator with random weights, its bank on a grid of latent places."""
     torch.manual_seed(1)
-    network = SpectrumInverse(emulator, 40, [16, 16], latent, 3, bank=25, **options)
+    network = SpectrumInverse(40, [16, 16], latent, 3, {"emulator": emulator, "bank": 25, **options})
     for layer in network.emulator.modules():
         if isinstance(layer, nn.Linear):
             layer.weight.data *= 2  # as it is after training: spectra differ
@@ -88,8 +88,9 @@ def test_decode_gives_the_target_of_the_latent(pair: tuple[Any, Tensor]) -> None
         (lambda: NNCA(3, [8], 4, 5), "at most as many"),
         (lambda: ECA(3, [8], 4, 5), "at most as many"),
         (lambda: NNCA(3, [], 2, 5), "hidden layer"),
-        (lambda: SpectrumInverse("pca", 8, [8], 2, 3), "emulator"),
-        (lambda: SpectrumInverse("nnca", 8, [8], 2, 3, bank=4, starts=5), "starts"),
+        (lambda: SpectrumInverse(8, [8], 2, 3, {"emulator": "pca"}), "emulator"),
+        (lambda: SpectrumInverse(8, [8], 2, 3, {"emulator": "nnca", "bank": 4, "starts": 5}), "starts"),
+        (lambda: SpectrumInverse(8, [8], 2, 3, {"emulator": "eca", "steps": 0}), "steps"),
     ],
 )
 def test_impossible_options_are_refused(make: Any, message: str) -> None:
