@@ -86,8 +86,15 @@ def noise_curve(lab: Lab, photons: Sequence[float], shipped: nn.Module) -> list[
 
 def faint_curve(lab: Lab, photons: Sequence[float], trained_at: float, events: int) -> list[dict[str, Any]]:
     """The same for a network trained on `events` images of `trained_at` photons each."""
-    train, validation = (lab.events(name, photons=[trained_at] * 2) for name in ("train", "validation"))
-    _, network = trained(lab, (_first(train, events), validation))
+    data = replace(lab.recipe.data, train=events, validation=max(2, events // VALIDATION_SHARE))
+    faint = replace(lab, recipe=replace(lab.recipe, data=data), steps=lab.all_steps)
+    _, network = trained(
+        faint,
+        (
+            faint.events("train", photons=[trained_at] * 2),
+            faint.events("validation", photons=[trained_at] * 2),
+        ),
+    )
     return noise_curve(lab, photons, network)
 
 

@@ -12,7 +12,7 @@ from models import study
 from models.fit import Hardware
 from models.manifest import ModelError
 from models.recipes.droplets import droplet_cnn
-from models.study import Lab, draw, main, noise_curve, size_curve, trained
+from models.study import Lab, draw, faint_curve, main, noise_curve, size_curve, trained
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,8 @@ def test_noise_changes_the_photons_and_not_the_droplets(lab: Lab) -> None:
     _, network = trained(lab, (lab.events("train"), lab.events("validation")))
     rows = noise_curve(lab, [1e3, 1e6], network)
     assert [row["photons"] for row in rows] == [1e3, 1e6]
+    faint = faint_curve(replace(lab, steps=1), [1e6], 1e3, 12)
+    assert [row["photons"] for row in faint] == [1e6]
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
