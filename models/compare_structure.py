@@ -40,10 +40,10 @@ TIMED_EVENTS: Final = 64  # spectra for the published inverse: about a second ea
 
 @dataclass(frozen=True)
 class Effort:
-    """events: share of the recipes' events; epochs: at most so many. Below 1 and 200 only to try it out."""
+    """events: share of the recipes' events; epochs: at most so many. Below 1 and 120 only to try it out."""
 
     events: float = 1.0
-    epochs: int = 200
+    epochs: int = 120
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for all scores")
     parser.add_argument("--cache", type=Path, default=cache_folder(), help="keeps simulated events")
     parser.add_argument("--events", type=float, default=1.0, help="share of the recipes' events")
-    parser.add_argument("--epochs", type=int, default=200, help="at most")
+    parser.add_argument("--epochs", type=int, default=120, help="at most")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -20,8 +20,10 @@ EMULATION: Final = Data("water_structures", train=3200, validation=400, test=400
 INVERSION: Final = Data(
     "water_spectra", train=16000, validation=2000, test=2000, options={"photons": [1e4, 1e6]}
 )
-EMULATOR_STAGE: Final = Stage("fit", epochs=200, patience=30, batch=64, learning_rate=3e-3, weight_decay=1e-5)
-INVERSION_STAGE: Final = replace(EMULATOR_STAGE, epochs=60, patience=12, batch=128)
+EMULATOR_STAGE: Final = Stage(
+    "fit", epochs=120, patience=30, batch=160, learning_rate=4e-3, weight_decay=1e-5
+)
+INVERSION_STAGE: Final = replace(EMULATOR_STAGE, epochs=60, patience=12, batch=512)
 EMULATOR_HIDDEN: Final = (64, 64)
 # Begun once, as published, a vector of ECA can stay at a poorer optimum (k = 2, 1200 geometries: covered
 # variance 0.813 against 0.888): a tenth of their tolerance and the best of three starts.

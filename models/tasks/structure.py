@@ -104,9 +104,8 @@ class InverseTask:
         self.preprocess = Preprocess(recipe.preprocess, tuple(train.inputs.shape[1:]))
         points = self.preprocess(train.inputs[:1]).flatten(1).shape[1]
         self.options = {**recipe.options, "points": points, "targets": train.targets.shape[1]}
-        self.network: SpectrumInverse = _build(
-            {recipe.architecture: SpectrumInverse}, recipe.architecture, self.options
-        )
+        table = {"spectrum_inverse": SpectrumInverse}
+        self.network: SpectrumInverse = _build(table, recipe.architecture, self.options)
         self.module = self.network.emulator
         self.columns = _columns(self.options["latent"], train.target_names)
 

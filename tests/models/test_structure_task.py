@@ -138,6 +138,8 @@ def test_more_latent_numbers_than_coordinates_are_refused() -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ModelError, match="architecture of a structure recipe"):
         StructureTask(replace(small("water_nnca_emulator"), architecture="droplet_cnn"), events())
+    with pytest.raises(ModelError, match="architecture of a structure recipe"):
+        InverseTask(replace(small("water_nnca"), architecture="nnca"), events())
     with pytest.raises(ModelError, match="extra of recipe water_nnca_emulator"):
         StructureTask(replace(small("water_nnca_emulator"), extra={"beta": 1.0}), events())
 
