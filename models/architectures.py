@@ -12,6 +12,7 @@ from models.networks.eca import ECA
 from models.networks.ednn import EDNN
 from models.networks.nnca import NNCA
 from models.networks.resnet import ResNet
+from models.networks.ring_vae import RingMixtureEncoder
 from models.networks.spectra_attention import SpectraAttention
 from models.networks.spectra_autoweights import SpectraAutoWeights
 from models.networks.spectra_cnn import SpectraCNN
@@ -20,12 +21,15 @@ from models.networks.spectra_lstm import SpectraLSTM
 from models.networks.spectra_msresnet import SpectraMSResNet
 from models.networks.spectra_transformer import SpectraTransformer
 from models.networks.spectrum_inverse import SpectrumInverse
+from models.networks.tcvae import TCVAEMixture
 from models.networks.vae_encoder import MixtureEncoder
 from models.networks.vgg import VGG
 
 ARCHITECTURES: Final[Mapping[str, type[nn.Module]]] = {
     "droplet_cnn": DropletCNN,
     "mixture_encoder": MixtureEncoder,
+    "ring_mixture_encoder": RingMixtureEncoder,
+    "tcvae_mixture": TCVAEMixture,
     "ednn": EDNN,
     "nnca": NNCA,
     "eca": ECA,

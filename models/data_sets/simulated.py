@@ -7,7 +7,15 @@ from typing import Any, Final, Protocol
 from numpy.typing import NDArray
 
 from models.manifest import ModelError
-from models.simulation import diffractograms, germania, nanodroplets, pressure_ramps, water
+from models.simulation import (
+    diffractograms,
+    germania,
+    nanodroplets,
+    pressure_ramps,
+    six_shapes,
+    twice,
+    water,
+)
 from models.simulation.labels import CLASSES
 
 Arrays = dict[str, NDArray[Any]]
@@ -49,10 +57,19 @@ def _diffractograms(
 
 
 _DROPLET_MODULES: Final = ("nanodroplets", "scenes", "diffraction", "detector", "labels")
+_TWICE_MODULES: Final = (*_DROPLET_MODULES, "twice")
 
 SIMULATED: Final[Mapping[str, Simulated]] = {
     # natural: label sets as often as they were measured.
     "droplets": Simulated(CLASSES, nanodroplets.make, _DROPLET_MODULES, {"natural": {"evenness": 0.0}}),
+    "droplets_twice": Simulated(CLASSES, twice.make, _TWICE_MODULES, {"natural": {"evenness": 0.0}}),
+    # bright: as the images that people choose to label.
+    "six_shapes": Simulated(
+        six_shapes.SHAPE_NAMES,
+        six_shapes.make,
+        (*_TWICE_MODULES, "six_shapes"),
+        {"bright": {"photons": (1e5, 3e6)}},
+    ),
     "diffractograms": Simulated(diffractograms.TARGET_NAMES, _diffractograms, ("diffractograms",)),
     # ramps: whole runs in time order, for the boundary between the phases. Strained: each line also moves and
     # widens on its own, so that a single curve tells less of its place on the ramp.
