@@ -1,4 +1,4 @@
-"""What a classifier of spectra must beat: the most frequent class, and one linear layer with a softmax.
+"""A linear layer with a softmax: what a classifier of spectra must beat, and what says what votes mean.
 
 N events, L classes.
 """
@@ -40,17 +40,31 @@ def fit_linear(preprocess: Preprocess, train: DataSet) -> LinearSoftmax:
     with torch.no_grad():
         x = torch.cat([preprocess(raw).flatten(1) for raw in train.inputs.split(BATCH)])
     mean, std = x.mean(0), x.std(0) + EPSILON
-    scaled = x.sub_(mean).div_(std)
     layer = nn.Linear(x.shape[1], train.targets.shape[1])
+    _descend(layer, x.sub_(mean).div_(std), train.targets)
+    return LinearSoftmax(mean, std, layer.requires_grad_(False))
+
+
+def fit_softmax(layer: nn.Linear, x: Tensor, targets: Tensor) -> None:
+    """Set `layer` to the linear softmax of least cross-entropy from features x [N, F] to one-hot [N, L]."""
+    mean, std = x.mean(0), x.std(0) + EPSILON
+    scaled = nn.Linear(x.shape[1], targets.shape[1])
+    _descend(scaled, (x - mean) / std, targets)
+    with torch.no_grad():
+        layer.weight.copy_(scaled.weight / std)
+        layer.bias.copy_(scaled.bias - layer.weight @ mean)
+
+
+def _descend(layer: nn.Linear, x: Tensor, targets: Tensor) -> None:
+    """From zero, so that the result is the same each time; the loss is convex."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     optimiser = torch.optim.LBFGS(layer.parameters(), max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = F.cross_entropy(layer(scaled), train.targets) + DECAY * layer.weight.square().sum()
+        loss = F.cross_entropy(layer(x), targets) + DECAY * layer.weight.square().sum()
         loss.backward()
         return loss
 
     optimiser.step(closure)
-    return LinearSoftmax(mean, std, layer.requires_grad_(False))

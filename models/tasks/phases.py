@@ -18,7 +18,7 @@ from models.data_sets.data_set import DataSet
 from models.manifest import Column, ModelError
 from models.networks.binned import BinnedNetwork
 from models.networks.spectra_head import PhaseNetwork
-from models.phase_baseline import LinearSoftmax, fit_linear
+from models.phase_baseline import LinearSoftmax, fit_linear, fit_softmax
 from models.preprocess import Preprocess
 from models.recipes.recipe import Recipe, Stage
 from models.simulation import diffractograms
@@ -72,6 +72,9 @@ class PhaseTask:
         scores |= baseline("linear", self._scored(test, linear_NL))
         majority = self._scored(test, np.broadcast_to(majority_L, p_NL.shape))
         scores |= baseline("majority", {key: majority[key] for key in OF_MAJORITY if key in majority})
+        if isinstance(network, BinnedNetwork):
+            share_NL = network.shares(self._votes(network, test)).double().numpy()
+            scores |= baseline("published_vote", self._scored(test, share_NL))
         if not _whole_runs(test) and self.names == PHASES and test.inputs.shape[1] == diffractograms.POINTS:
             scores["measured_right"] = self._measured(network)
         return scores
@@ -107,18 +110,21 @@ class PhaseTask:
             self._linear = fit_linear(self.preprocess, train)
         return self._linear
 
-    def _believe(self, network: BinnedNetwork, train: DataSet) -> None:
-        """Weigh each bin by the share of training points that it labels right."""
+    def _votes(self, network: BinnedNetwork, data: DataSet) -> Tensor:
+        """[N, K, L] of all events."""
         network.eval()
-        weights, rights = [], []
         with torch.no_grad():
-            for part in torch.arange(len(train)).split(EVALUATION_BATCH):
-                batch = train.take(part)
-                rights.append(network.share_right(self.preprocess(batch.inputs), batch.targets))
-                weights.append(len(part))
-        accuracy = np.average(torch.stack(rights).double().numpy(), axis=0, weights=weights)
-        believed = torch.from_numpy(phase_scores.believability(accuracy)).float()
+            return torch.cat(
+                [network.votes(self.preprocess(raw)) for raw in data.inputs.split(EVALUATION_BATCH)]
+            )
+
+    def _believe(self, network: BinnedNetwork, train: DataSet) -> None:
+        """Weigh each bin by the share of training points that it labels right; fit what votes then mean."""
+        votes_NKL = self._votes(network, train)
+        accuracy_K = (votes_NKL * train.targets[:, None]).sum(2).double().mean(0)
+        believed = torch.from_numpy(phase_scores.believability(accuracy_K.numpy())).float()
         network.get_buffer("believability_K").copy_(believed)
+        fit_softmax(network.decide, network.shares(votes_NKL), train.targets)
 
 
 def network_of(recipe: Recipe, options: Mapping[str, Any]) -> PhaseNetwork:

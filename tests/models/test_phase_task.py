@@ -103,10 +103,13 @@ def test_bins_are_believed_by_their_training_accuracy() -> None:
     task = PhaseTask(recipe("spectra_binned", {"bins": 4, "hidden": 8}), train)
     descend(task, train, 60)
     network = task.finish(train, train)
-    right = network.share_right(task.preprocess(train.inputs), train.targets).numpy()
+    right = (network.votes(task.preprocess(train.inputs)) * train.targets[:, None]).sum(2).mean(0).numpy()
     weights = network.get_buffer("believability_K").numpy()
     assert weights == pytest.approx(believability(right), abs=1e-3)
     assert weights[[1, 2]].min() > weights[[0, 3]].max()  # lines lie in bins 1 and 2 only
+    scores = task.score(network, train, events(30, 4))
+    assert scores["accuracy"] == 1.0
+    assert 0 <= scores["baseline_published_vote_accuracy"] <= 1
 
 
 def test_measured_curves_are_scored_for_the_ramp_of_this_material() -> None:

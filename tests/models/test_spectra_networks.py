@@ -52,7 +52,8 @@ def parameters(network: nn.Module) -> int:
         (SpectraAttention(4023, 1), 659_525),
         (SpectraAutoWeights(4023, 1, bins=1), 1_059),
         (SpectraAutoWeights(4023, 1, bins=15), 15_871),
-        (BinnedNetwork(4023, 2, bins=15), 15 * (2 * 150 + 150 + 150 * 2 + 2)),
+        # 752 a bin, as published, and the decision
+        (BinnedNetwork(4023, 2, bins=15), 15 * (2 * 150 + 150 + 150 * 2 + 2) + 6),
     ],
 )
 def test_parameters_are_the_published_number(network: nn.Module, published: int) -> None:
@@ -133,8 +134,10 @@ def test_binned_vote_by_hand() -> None:
     x = torch.tensor([[[1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 9.0]]])  # the ninth point is behind the bins
     # bin 0: two votes each; bin 1: three for class 0, one for class 1
     expected = torch.tensor([0.3 * 2 + 0.1 * 3, 0.3 * 2 + 0.1 * 1]) / 1.6
-    assert torch.allclose(network(x)[0, :2], expected, atol=1e-4)
-    assert torch.allclose(network.share_right(x, torch.tensor([[0.0, 1.0]])), torch.tensor([0.5, 0.25]))
+    votes = network.votes(x)
+    assert torch.allclose(votes, torch.tensor([[[0.5, 0.5], [0.75, 0.25]]]))
+    assert torch.allclose(network.shares(votes)[0], expected, atol=1e-4)
+    assert network(x)[0, 2] == 0  # the most votes decide until the decision is fitted
 
 
 def test_a_network_that_believes_no_bin_does_not_decide() -> None:
