@@ -47,12 +47,12 @@ PICTURE_NOISE: Final = 0.3  # the picture moves no latent; this only balances it
 
 
 class RingEncoder(nn.Module):
-    """What the rings say -> mu and log variance [B, Z], float32."""
+    """What the rings say -> mu and log variance [B, Z], float32. `lit`: the brightness counts too."""
 
-    def __init__(self, latent: int, hidden: int) -> None:
+    def __init__(self, latent: int, hidden: int, lit: bool) -> None:
         super().__init__()
-        self.reader = RingReader()
-        width = len(NAMES) + RINGS[2]
+        self.reader, self.lit = RingReader(), lit
+        width = len(NAMES) + RINGS[2] + lit
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
         self.picture = nn.Sequential(
@@ -75,8 +75,13 @@ class RingEncoder(nn.Module):
     def forward(self, counts_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         return self.encode(self.reader(counts_BCHW))
 
+    def numbers(self, rings: Rings) -> Tensor:
+        """What is scaled and read beside the picture, [B, N + U] and the light."""
+        light = [rings.light[:, None]] if self.lit else []
+        return torch.cat([rings.numbers, rings.strength, *light], 1)
+
     def encode(self, rings: Rings) -> tuple[Tensor, Tensor]:
-        numbers = torch.cat([rings.numbers, rings.strength], 1)
+        numbers = self.numbers(rings)
         scaled = (numbers - self.get_buffer("mean")) / self.get_buffer("spread")
         both = torch.cat([self.picture(rings.picture), scaled.clamp(-INPUT_OUTLIER, INPUT_OUTLIER)], 1)
         mu_BZ, log_variance_BZ = self.head(both).float().chunk(2, 1)
@@ -86,13 +91,15 @@ class RingEncoder(nn.Module):
 class RingDecoder(nn.Module):
     """z [B, Z] -> drawn numbers [B, T] in standard deviations, and the picture [B, 1, S, S]."""
 
-    def __init__(self, latent: int) -> None:
+    def __init__(self, latent: int, lit: bool) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(len(DRAWN)))
-        self.register_buffer("spread", torch.ones(len(DRAWN)))
-        self.register_buffer("weight", torch.tensor([*DRAWN.values()]))
+        self.lit = lit
+        weight = torch.tensor([*DRAWN.values()] + [1.0] * lit)
+        self.register_buffer("mean", torch.zeros(len(weight)))
+        self.register_buffer("spread", torch.ones(len(weight)))
+        self.register_buffer("weight", weight)
         self.numbers = nn.Sequential(
-            nn.Linear(latent, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, len(DRAWN))
+            nn.Linear(latent, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, len(weight))
         )
         bottom = PICTURE_PX // 4
         self.picture = nn.Sequential(
@@ -106,33 +113,37 @@ class RingDecoder(nn.Module):
             nn.Conv2d(8, 1, 3, 1, 1),
         )
 
-    def wanted(self, numbers_BN: Tensor) -> Tensor:
-        """The numbers of the rings as they are to be drawn, [B, T]."""
-        chosen = numbers_BN[:, [NAMES.index(name) for name in DRAWN]]
-        scaled = (chosen - self.get_buffer("mean")) / self.get_buffer("spread")
+    def chosen(self, bright: Rings, light_B: Tensor) -> Tensor:
+        """The numbers that are to be drawn, [B, T]: how bright it was is that of the first exposure."""
+        numbers = bright.numbers[:, [NAMES.index(name) for name in DRAWN]]
+        return torch.cat([numbers, light_B[:, None]], 1) if self.lit else numbers
+
+    def wanted(self, bright: Rings, light_B: Tensor) -> Tensor:
+        """The same as they are drawn, in weighted standard deviations."""
+        scaled = (self.chosen(bright, light_B) - self.get_buffer("mean")) / self.get_buffer("spread")
         return scaled.clamp(-OUTLIER, OUTLIER) * self.get_buffer("weight")
 
 
 class RingVAE(nn.Module):
     """Encoder and decoder for training."""
 
-    def __init__(self, latent: int, hidden: int) -> None:
+    def __init__(self, latent: int, hidden: int, lit: bool = False) -> None:
         super().__init__()
-        self.encoder = RingEncoder(latent, hidden)
-        self.decoder = RingDecoder(latent)
+        self.encoder = RingEncoder(latent, hidden, lit)
+        self.decoder = RingDecoder(latent, lit)
 
     def learn_scale(self, counts_BCHW: Tensor, bright_BCHW: Tensor) -> None:
         """Take mean and spread of the numbers from these events."""
         with torch.no_grad():
             seen, bright = self.encoder.reader(counts_BCHW), self.encoder.reader(bright_BCHW)
-            _set_scale(self.encoder, torch.cat([seen.numbers, seen.strength], 1))
-            _set_scale(self.decoder, bright.numbers[:, [NAMES.index(name) for name in DRAWN]])
+            _set_scale(self.encoder, self.encoder.numbers(seen))
+            _set_scale(self.decoder, self.decoder.chosen(bright, seen.light))
 
     def loss(self, counts_BCHW: Tensor, bright_BCHW: Tensor, beta: float) -> Tensor:
         """Squared error over twice the noise + KL + (beta - 1) total correlation, per event."""
         with torch.no_grad():
             seen, bright = self.encoder.reader(counts_BCHW), self.encoder.reader(bright_BCHW)
-            target_BT, picture = self.decoder.wanted(bright.numbers), upright_picture(bright_BCHW, bright)
+            target_BT, picture = self.decoder.wanted(bright, seen.light), upright_picture(bright_BCHW, bright)
         mu_BZ, log_variance_BZ = self.encoder.encode(seen)
         z_BZ = mu_BZ + torch.exp(0.5 * log_variance_BZ) * torch.randn_like(mu_BZ)
         error = (self.decoder.numbers(z_BZ).float() - target_BT).square().sum() / (2 * NOISE**2)
@@ -147,16 +158,17 @@ class RingVAE(nn.Module):
 class RingMixtureEncoder(nn.Module):
     """[B, 1, S, S] counts -> packed [B, 2 Z + 2]: mu, log variance, component, log-likelihood.
 
-    `decode` draws the upright picture of a latent point; the stream does not run it.
+    `decode` draws the upright picture of a latent point; the stream does not run it. `lit`: how usual an
+    image is depends on its brightness too; where clusters are to be shapes, it must not.
     """
 
-    def __init__(self, latent: int, hidden: int, components: int) -> None:
+    def __init__(self, latent: int, hidden: int, components: int, lit: bool = False) -> None:
         super().__init__()
         if latent < 1 or hidden < 1:
             raise ValueError(f"latent and hidden must be positive, got {latent} and {hidden}")
         self.packed_width = 2 * latent + 2
-        self.encoder = RingEncoder(latent, hidden)
-        self.decoder = RingDecoder(latent)
+        self.encoder = RingEncoder(latent, hidden, lit)
+        self.decoder = RingDecoder(latent, lit)
         self.mixture = MixtureHead(components, 2 * latent)
 
     def forward(self, counts_BCHW: Tensor) -> Tensor:

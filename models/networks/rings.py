@@ -27,6 +27,7 @@ SAMPLES: Final = 3  # directions averaged in a sector
 RADII: Final = (6 / 64, 63.5 / 64, 58)
 PHOTON_COUNTS: Final = 30.0  # mean counts a photon of the detector
 FLOOR_PHOTONS: Final = 0.2  # added before the logarithm: below it a mean of a sector is noise
+FLOOR_LIGHT: Final = 0.1  # photons of a sector: background alone gives more
 PERIODS: Final = (56.0, 3.6)  # radial steps a ring, longest and shortest that 58 steps can tell
 FREQUENCIES: Final = 64
 TREND: Final = 2  # degree of the polynomial that is the fall of a direction, not its rings
@@ -67,13 +68,15 @@ class Rings:
     """numbers [B, N] in the order of NAMES; strength [B, U] ln of the rings' strength outwards, filled.
 
     picture [B, 1, A, W]: ring spectrum by angle, upright and centred on its mean frequency. upright [B, 3]:
-    azimuth (rad) and whether to mirror (1, -1), and ring period over half the image's edge.
+    azimuth (rad) and whether to mirror (1, -1), and ring period over half the image's edge. light [B]: ln of
+    the photons, weighted with the radius; all else knows nothing of it.
     """
 
     numbers: Tensor
     strength: Tensor
     picture: Tensor
     upright: Tensor
+    light: Tensor
 
 
 class RingReader(nn.Module):
@@ -140,7 +143,8 @@ class RingReader(nn.Module):
         mirror_B = torch.where(along_B * across_B < 0, -1.0, 1.0)
         upright = torch.stack([azimuth_B + half_turn_B, mirror_B, torch.exp(-size_B)], 1)
         picture = self._picture(power_BAF, size_B, upright)
-        return Rings(torch.stack(numbers, 1), strength_BU, picture, upright)
+        light_B = torch.log(flight[0][0] + FLOOR_LIGHT)
+        return Rings(torch.stack(numbers, 1), strength_BU, picture, upright, light_B)
 
     def peaks(self, power_BAF: Tensor) -> Tensor:
         """ln(frequency) of the rings along each direction, [B, A]: a peak followed as the window narrows."""

@@ -47,7 +47,8 @@ def droplet_vae() -> Recipe:
     return replace(
         six_shapes_vae(),
         name="droplet_vae",
-        options={"latent": 5, "hidden": 128, "components": 10},
+        # lit: background alone is usual, and noise as bright as a droplet is not.
+        options={"latent": 6, "hidden": 128, "components": 10, "lit": True},
         stages=(Stage("fit", epochs=20, patience=20, batch=100, learning_rate=2e-3, weight_decay=1e-2),),
         data=Data("droplets_twice", train=4000, validation=600, test=1500, options={"evenness": 0.5}),
         about="Places a nanodroplet image in a latent space and says how usual that place is.",

@@ -16,6 +16,7 @@ from models.networks.vae_encoder import total_correlation
 
 SHIPPED: list[tuple[type[nn.Module], dict[str, Any]]] = [
     (RingMixtureEncoder, {"latent": 3, "hidden": 16, "components": 4}),
+    (RingMixtureEncoder, {"latent": 3, "hidden": 16, "components": 4, "lit": True}),
     (TCVAEMixture, {"latent": 3, "size_px": 32, "attention": True, "components": 4}),
 ]
 
