@@ -22,12 +22,10 @@ from models.networks.spectra_msresnet import SpectraMSResNet
 from models.networks.spectra_transformer import SpectraTransformer
 from models.networks.spectrum_inverse import SpectrumInverse
 from models.networks.tcvae import TCVAEMixture
-from models.networks.vae_encoder import MixtureEncoder
 from models.networks.vgg import VGG
 
 ARCHITECTURES: Final[Mapping[str, type[nn.Module]]] = {
     "droplet_cnn": DropletCNN,
-    "mixture_encoder": MixtureEncoder,
     "ring_mixture_encoder": RingMixtureEncoder,
     "tcvae_mixture": TCVAEMixture,
     "ednn": EDNN,

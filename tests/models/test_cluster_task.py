@@ -54,7 +54,14 @@ def test_from_events_to_scores(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert packed.shape == (20, sum(column.width for column in task.columns))
     assert set(packed[:, -2]) <= {0.0, 1.0, 2.0}
     scored = task.score(network, train, test)
-    for prefix in ("", "baseline_", "baseline_pca_", "supervised_neighbours_", "published_"):
+    for prefix in (
+        "",
+        "baseline_",
+        "baseline_pca_",
+        "supervised_neighbours_",
+        "in_sample_",
+        "published_in_sample_",
+    ):
         assert -0.5 <= scored[f"{prefix}adjusted_rand"] <= 1
         assert 0 <= scored[f"{prefix}homogeneity"] <= 1
     assert len(scored["latent_nats"]) == 4

@@ -9,11 +9,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.networks.droplet_cnn import DropletCNN
 from models.networks.ednn import EDNN
-from models.networks.vae_encoder import BetaTCVAE, MixtureEncoder, compress, upright
+from models.networks.ring_vae import RingMixtureEncoder
 
 NETWORKS: list[tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]] = [
     (DropletCNN, {"labels": 11, "widths": [4, 8], "blocks": [1, 1]}, (1, 32, 32)),
-    (MixtureEncoder, {"latent": 3, "widths": [4, 8], "size_px": 32, "components": 4}, (1, 32, 32)),
+    (RingMixtureEncoder, {"latent": 3, "hidden": 16, "components": 4}, (1, 32, 32)),
     (EDNN, {"points": 50, "hidden": [8], "latent": 2, "targets": 3}, (1, 50)),
 ]
 
@@ -85,44 +85,11 @@ def test_bitmask_holds_the_labels_above_their_threshold() -> None:
     [
         (DropletCNN, {"labels": 25, "widths": [4], "blocks": [1]}, r"labels 1\.\.24"),
         (DropletCNN, {"labels": 2, "widths": [4], "blocks": []}, "as many widths as blocks"),
-        (MixtureEncoder, {"latent": 2, "widths": [4, 8], "size_px": 20, "components": 2}, "multiple of"),
-        (MixtureEncoder, {"latent": 2, "widths": [4], "size_px": 32, "components": 0}, "components"),
+        (RingMixtureEncoder, {"latent": 2, "hidden": 0, "components": 2}, "must be positive"),
+        (RingMixtureEncoder, {"latent": 2, "hidden": 8, "components": 0}, "components"),
         (EDNN, {"points": 5, "hidden": [], "latent": 1, "targets": 1}, "hidden layer"),
     ],
 )
 def test_impossible_options_are_refused(network: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         network(**options)
-
-
-def test_upright_makes_turned_images_alike() -> None:
-    axis = torch.linspace(-1, 1, 64)
-    y, x = axis[:, None], axis[None]
-    image = torch.exp(-8 * ((x + 0.8 * y).square() + 6 * (y - 0.8 * x).square()))
-    image = image * (1 + 0.5 * torch.tanh(3 * (x + 0.8 * y)))  # one side heavier
-    turns = torch.stack([image, image.rot90(1), image.rot90(2), image.rot90(3)])[:, None]
-    made = upright(turns)
-    assert (made - made[:1]).abs().max() < 0.02
-    assert made[0, 0, :, 40:].sum() > 1.2 * made[0, 0, :, :24].sum()
-    assert made[0, 0, 24:40].sum() > 0.9 * made[0].sum()
-
-
-def test_compress_is_free_of_brightness_scale() -> None:
-    counts = torch.rand(2, 1, 16, 16) * 1000
-    assert compress(counts).amax((1, 2, 3)).tolist() == pytest.approx([1, 1])
-    assert compress(torch.zeros(1, 1, 4, 4)).tolist() == [[[[0, 0], [0, 0]]]]
-
-
-def test_vae_loss_is_finite_and_teaches() -> None:
-    torch.manual_seed(0)
-    model = BetaTCVAE(2, [4, 8], 32)
-    counts = torch.rand(8, 1, 32, 32) * 1000
-    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
-    losses = []
-    for _ in range(20):
-        loss = model.loss(counts, beta=2.0)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
