@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from models.networks.consistent import LabelNetwork
 from models.networks.layout import channels_last
 from models.networks.resnet import LOG_ALPHA, SLOPE, stages
-from models.preprocess import signed_log
+from models.steps import signed_log
 
 REDUCTION: Final = 4  # of the first convolution and maximum; the opposite view is averaged as much
 OPPOSITE_GAIN: Final = 5.0  # 1 / LOG_ALPHA: a factor of e between opposite places gives about 1

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.networks.attention import SelfAttention
 from models.networks.consistent import LabelNetwork
 from models.networks.layout import channels_last
-from models.preprocess import signed_log
+from models.steps import signed_log
 
 SLOPE: Final = 0.2  # leaky ReLU, as airynet
 LOG_ALPHA: Final = 0.2  # as airynet

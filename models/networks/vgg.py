@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.networks.consistent import LabelNetwork
 from models.networks.layout import channels_last
 from models.networks.resnet import LOG_ALPHA, spread_weights
-from models.preprocess import signed_log
+from models.steps import signed_log
 
 SLOPE: Final = 0.1
 DROPOUT: Final = 0.5

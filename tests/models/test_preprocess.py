@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+import models.steps
 from models.manifest import BundleError
-from models.preprocess import Preprocess, signed_log
+from models.preprocess import Preprocess
+from models.steps import STEPS, signed_log
 
 
 def apply(steps: list[dict[str, Any]], raw: torch.Tensor, **arrays: torch.Tensor) -> torch.Tensor:
@@ -97,6 +99,17 @@ def test_signed_log_is_odd_and_finite_at_zero() -> None:
             {"steps": [{"op": "crop", "top": 0, "left": 3, "height": 4, "width": 2}]},
             "crop in .*a rectangle inside 4 x 4",
         ),
+        ({"steps": [{"op": "clip", "low": 2, "high": 1.0}]}, "clip in .*low below high"),
+        ({"steps": [3]}, r"op in preprocess.steps\[0\].*got 3"),
+        ({"steps": [{"op": "scale", "offset": 0, "factor": 0}]}, "scale in .*a factor other than 0"),
+        (
+            {"steps": [{"op": "als_baseline", "smoothness": 1e5, "asymmetry": 0.1, "iterations": 3}]},
+            "a spectrum",
+        ),
+        (
+            {"steps": [{"op": "two_point_correlation", "rings": 4, "angles": 7, "floor": 1.0}]},
+            "an even number of angles",
+        ),
         ({"steps": [{"op": "bin", "factor": 3}]}, "bin in .*a factor of 4 and 4, got 3; crop"),
         ({"steps": [{"op": "resize", "height": 1, "width": 9}]}, "resize in .*positive sizes, height 1 for"),
         ({"steps": [{"op": "bin", "factor": 2}, {"op": "mask"}]}, "expected mask before the size changes"),
@@ -134,8 +147,18 @@ def test_sizes_behind_the_steps_are_known() -> None:
         {"op": "bin", "factor": 4},
         {"op": "resize", "height": 5, "width": 7},
     ]
-    made = Preprocess({"steps": steps}, (16, 12))
-    assert made.output_size == (5, 7) == tuple(made(torch.zeros(1, 16, 12)).shape[-2:])
+    assert tuple(Preprocess({"steps": steps}, (16, 12))(torch.zeros(1, 16, 12)).shape) == (1, 1, 5, 7)
+
+
+def test_clip_bounds_and_whole_numbers_are_numbers() -> None:
+    made = Preprocess({"steps": [{"op": "clip", "low": 0, "high": 5}]}, (3,))
+    assert made(torch.tensor([[-1.0, 2.0, 9.0]])).tolist() == [[[0.0, 2.0, 5.0]]]
+    assert made.key() == Preprocess({"steps": [{"op": "clip", "low": 0.0, "high": 5.0}]}, (3,)).key()
+
+
+def test_each_kind_of_step_is_described() -> None:
+    described = models.steps.__doc__ or ""
+    assert not [op for op in STEPS if f"    {op}" not in described]
 
 
 def test_array_of_wrong_shape_is_refused() -> None:
