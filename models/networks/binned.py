@@ -1,14 +1,14 @@
 """Phase of a diffractogram by a vote of its points: a small network per bin of angles, weighed by belief.
 
 After European-XFEL-examples/panosc-ml-spectra-classification @1bf5af2: each point (angle, intensity) is
-classified by its bin's network, Linear(2, 150), ReLU, Linear(150, classes); each vote is weighed by
-w = max(0, 1.4337 A^2 - 0.4337) of its bin, A being the share of training points that the bin labels right.
+classified by its bin's network, Linear(2, 150), ReLU, Linear(150, classes); each vote is weighed by w =
+max(0, 1.4337 A^2 - 0.4337) of its bin, A being the share of training points that the bin labels right.
 Published, the most votes decide. Most points are background, though, which looks alike in all classes and
 votes for the frequent one: so the boundary comes late, and "no sample" never. Here a linear layer on the
 shares of the vote, fitted afterwards, says what they mean.
 
-All bins are computed at once. Angles run from -1 to 1 within a bin. Points behind the last whole bin have no
-vote, as published; neighbours are much alike, so that every `stride`-th point may speak for them.
+All bins are computed at once. Angles run from -1 to 1 within a bin. Points behind the last whole bin have
+no vote, as published; neighbours are much alike, so that every `stride`-th point may speak for them.
 
 B batch, N points, K bins, P points a bin, Q = B P / stride points that vote, H hidden, L classes.
 """
@@ -19,14 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.spectra_head import PhaseNetwork, check_sizes
+from models.networks.spectra_head import VotingNetwork, check_sizes
 
 FEATURES: Final = 2  # angle and intensity
 NO_VOTE: Final = 1e-6  # of a bin: who votes where no bin is believed
-SHARPNESS: Final = 10.0  # of the softmax over shares, before it is fitted
 
 
-class BinnedNetwork(PhaseNetwork):
+class BinnedNetwork(VotingNetwork):
     """[B, 1, N] -> packed [B, L + 1], of the weighed vote."""
 
     def __init__(self, points: int, classes: int, bins: int = 15, hidden: int = 150, stride: int = 1) -> None:
@@ -35,10 +34,6 @@ class BinnedNetwork(PhaseNetwork):
         check_sizes("classes and hidden", [classes, hidden])
         self.first = BinLinear(bins, FEATURES, hidden)
         self.second = BinLinear(bins, hidden, classes)
-        self.decide = nn.Linear(classes, classes)
-        with torch.no_grad():  # until it is fitted, the most votes decide
-            self.decide.weight.copy_(SHARPNESS * torch.eye(classes))
-            self.decide.bias.zero_()
         self.register_buffer("believability_K", torch.ones(bins))
 
     def point_logits(self, x_B1N: Tensor, offset: int = 0) -> Tensor:
@@ -54,21 +49,19 @@ class BinnedNetwork(PhaseNetwork):
 
     def votes(self, x_B1N: Tensor) -> Tensor:
         """[B, K, L]: the share of each bin's points that votes for a class."""
-        # In float32 also where all else is in bfloat16: a point between two classes would change its vote.
-        with torch.autocast(x_B1N.device.type, enabled=False):
-            logits_KLBP = self.point_logits(x_B1N.float())
+        logits_KLBP = self.point_logits(x_B1N)
         voted_KBP = logits_KLBP.argmax(1)
         classes = range(logits_KLBP.shape[1])
         return torch.stack([(voted_KBP == c).float().mean(2).T for c in classes], 2)
 
-    def shares(self, votes_BKL: Tensor) -> Tensor:
-        """[B, L], of the votes weighed by believability; even where no bin is believed."""
+    def weighed(self, votes_BKL: Tensor) -> Tensor:
+        """[B, L]: the shares of the votes weighed by believability; even where no bin is believed."""
         weighed_BL = (votes_BKL * self.get_buffer("believability_K")[:, None]).sum(1) + NO_VOTE
         return weighed_BL / weighed_BL.sum(1, keepdim=True)
 
-    def logits(self, x_B1N: Tensor) -> Tensor:
-        with torch.autocast(x_B1N.device.type, enabled=False):
-            return self.decide(self.shares(self.votes(x_B1N)))  # type: ignore[no-any-return]
+    def shares(self, x_B1N: Tensor) -> Tensor:
+        """[B, L] of the vote weighed by believability."""
+        return self.weighed(self.votes(x_B1N))
 
 
 class BinCut(nn.Module):

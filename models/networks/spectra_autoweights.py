@@ -4,8 +4,8 @@ After sunyue-xfel/Comparing-End-to-End-Machine-Learning-Methods-for-Spectra-Clas
 (WeightModel-FNN-DiffBin): a column takes one point of every bin, at the same offset in each; each bin has
 Linear(2, 150), batch normalisation, ReLU, Linear(150, 2), batch normalisation, sigmoid, and one linear
 layer weighs the 2 K answers. 1058 K + 1 parameters with one output. Published, a spectrum's class is that
-of most of its columns; here its probabilities are the mean of its columns', which tells sure columns from
-unsure ones.
+of most of its columns; here the mean of their probabilities, which tells sure columns from unsure ones,
+goes through a linear layer fitted afterwards. Every `stride`-th column may speak for its neighbours.
 
 B batch, N points, K bins, P points a bin, Q = B P / stride columns, F features, L classes.
 """
@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.binned import FEATURES, BinCut, BinLinear
-from models.networks.spectra_head import PhaseNetwork, check_sizes
+from models.networks.spectra_head import VotingNetwork, check_sizes
 
 ANSWERS: Final = 2  # of each bin
 
 
-class SpectraAutoWeights(PhaseNetwork):
+class SpectraAutoWeights(VotingNetwork):
     """[B, 1, N] -> packed [B, L + 1]."""
 
     def __init__(self, points: int, classes: int, bins: int = 15, hidden: int = 150, stride: int = 1) -> None:
@@ -48,9 +48,9 @@ class SpectraAutoWeights(PhaseNetwork):
         truth_BP = target_BL.argmax(1)[:, None].expand(columns_BPL.shape[:2])
         return F.cross_entropy(columns_BPL.transpose(1, 2), truth_BP)
 
-    def logits(self, x_B1N: Tensor) -> Tensor:
-        """The logarithms of the mean probabilities of the columns."""
-        return torch.logsumexp(self.column_logits(x_B1N).float().log_softmax(2), 1)
+    def shares(self, x_B1N: Tensor) -> Tensor:
+        """[B, L]: the mean probabilities of the columns."""
+        return self.column_logits(x_B1N).softmax(2).mean(1)
 
 
 def _normalised(norm: nn.BatchNorm1d, x_KFQ: Tensor) -> Tensor:

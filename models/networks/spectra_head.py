@@ -1,4 +1,4 @@
-"""What all classifiers of spectra share: their answer, the cut into windows, and the check of their sizes.
+"""What classifiers of spectra share: their answer, votes, the cut into windows, the check of their sizes.
 
 An answer is the probability of each class, which exclude each other, and the most probable one. The
 published networks have one sigmoid for two classes; ours have a softmax over three, as a shot may miss
@@ -9,10 +9,13 @@ B batch, N points, L classes, W windows.
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+SHARPNESS: Final = 10.0  # of the softmax over shares of a vote, before it is fitted
 
 
 class PhaseNetwork(nn.Module):
@@ -20,6 +23,7 @@ class PhaseNetwork(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
+        check_sizes("classes", [classes])
         self.packed_width = classes + 1
 
     def logits(self, x_B1N: Tensor) -> Tensor:
@@ -32,6 +36,29 @@ class PhaseNetwork(nn.Module):
 
     def forward(self, x_B1N: Tensor) -> Tensor:
         return packed(self.logits(x_B1N).float().softmax(1))
+
+
+class VotingNetwork(PhaseNetwork):
+    """A network whose parts vote, and a linear layer that says what the shares of their vote mean.
+
+    Where most parts see what looks alike in all classes they vote for the frequent one: then the class with
+    the most votes is late at every boundary and never a rare one. The layer is fitted after training.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.decide = nn.utils.skip_init(nn.Linear, classes, classes)
+        with torch.no_grad():  # until it is fitted, the most votes decide
+            self.decide.weight.copy_(SHARPNESS * torch.eye(classes))
+            self.decide.bias.zero_()
+
+    def shares(self, x_B1N: Tensor) -> Tensor:
+        """[B, L] of the vote; their largest is the published answer."""
+        raise NotImplementedError(f"{type(self).__name__} has no vote")
+
+    def logits(self, x_B1N: Tensor) -> Tensor:
+        with torch.autocast(x_B1N.device.type, enabled=False):
+            return self.decide(self.shares(x_B1N.float()))  # type: ignore[no-any-return]
 
 
 def packed(p_BL: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Owns loss, believability weights and scores; the networks are `models.networks.s
 The classes are those of the training events, the ramp's or the user's own. N events, L classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models import phase_scores
+from models import phase_scores, scores
 from models.architectures import ARCHITECTURES
 from models.data_sets.data_set import DataSet
 from models.manifest import Column, ModelError
 from models.networks.binned import BinnedNetwork
-from models.networks.spectra_head import PhaseNetwork
+from models.networks.spectra_head import PhaseNetwork, VotingNetwork
 from models.phase_baseline import LinearSoftmax, fit_linear, fit_softmax
 from models.preprocess import Preprocess
 from models.recipes.recipe import Recipe, Stage
@@ -61,6 +61,9 @@ class PhaseTask:
     def finish(self, train: DataSet, validation: DataSet) -> nn.Module:  # noqa: ARG002  (interface)
         if isinstance(self.network, BinnedNetwork):
             self._believe(self.network, train)
+        if isinstance(self.network, VotingNetwork):
+            shares_NL = self._of_all(self.network, self.network.shares, train)
+            fit_softmax(self.network.decide, shares_NL, train.targets)
         return self.network
 
     def score(self, network: nn.Module, train: DataSet, test: DataSet) -> dict[str, Any]:
@@ -68,30 +71,31 @@ class PhaseTask:
         p_NL = packed[:, : len(self.names)].astype(np.float64)
         linear_NL = self._fitted(train)(self.preprocess, test).double().numpy()
         majority_L = np.eye(len(self.names))[int(train.targets.sum(0).argmax())]
-        scores = self._scored(test, p_NL)
-        scores |= baseline("linear", self._scored(test, linear_NL))
+        found = self._scored(test, p_NL)
+        found |= baseline("linear", self._scored(test, linear_NL))
         majority = self._scored(test, np.broadcast_to(majority_L, p_NL.shape))
-        scores |= baseline("majority", {key: majority[key] for key in OF_MAJORITY if key in majority})
-        if isinstance(network, BinnedNetwork):
-            share_NL = network.shares(self._votes(network, test)).double().numpy()
-            scores |= baseline("published_vote", self._scored(test, share_NL))
+        found |= baseline("majority", {key: majority[key] for key in OF_MAJORITY if key in majority})
+        if isinstance(network, VotingNetwork):
+            share_NL = self._of_all(network, network.shares, test).double().numpy()
+            found |= baseline("published_vote", self._scored(test, share_NL))
         if not _whole_runs(test) and self.names == PHASES and test.inputs.shape[1] == diffractograms.POINTS:
-            scores["measured_right"] = self._measured(network)
-        return scores
+            found["measured_right"] = self._measured(network)
+        return found
 
     def _scored(self, test: DataSet, p_NL: NDArray[np.float64]) -> dict[str, Any]:
         """Of any answer, the network's or a baseline's."""
         truth_N, said_N = test.targets.argmax(1).numpy(), p_NL.argmax(1)
-        f1 = phase_scores.f1_per_class(truth_N, said_N, len(self.names))
-        scores: dict[str, Any] = {
+        one_hot = np.eye(len(self.names), dtype=bool)
+        truth_NL, said_NL = one_hot[truth_N], one_hot[said_N]
+        found: dict[str, Any] = {
             "accuracy": rounded((truth_N == said_N).mean()),
-            "macro_f1": rounded(np.nanmean(f1)),
-            "f1": by_name(self.names, f1),
+            "macro_f1": rounded(scores.macro_f1(truth_NL, said_NL)),
+            "f1": by_name(self.names, scores.f1_per_label(truth_NL, said_NL)),
         }
         if _whole_runs(test):
             along = phase_scores.ramp_scores(_runs(test), p_NL, said_N)
-            scores |= {name: rounded(value) for name, value in along.items()}
-        return scores
+            found |= {name: rounded(value) for name, value in along.items()}
+        return found
 
     def _measured(self, network: nn.Module) -> dict[str, Any]:
         """The two measured curves that are public: the only events here that no simulation made."""
@@ -110,21 +114,18 @@ class PhaseTask:
             self._linear = fit_linear(self.preprocess, train)
         return self._linear
 
-    def _votes(self, network: BinnedNetwork, data: DataSet) -> Tensor:
-        """[N, K, L] of all events."""
+    def _of_all(self, network: nn.Module, ask: Callable[[Tensor], Tensor], data: DataSet) -> Tensor:
+        """What one method of the network gives for all events."""
         network.eval()
         with torch.no_grad():
-            return torch.cat(
-                [network.votes(self.preprocess(raw)) for raw in data.inputs.split(EVALUATION_BATCH)]
-            )
+            return torch.cat([ask(self.preprocess(raw)) for raw in data.inputs.split(EVALUATION_BATCH)])
 
     def _believe(self, network: BinnedNetwork, train: DataSet) -> None:
-        """Weigh each bin by the share of training points that it labels right; fit what votes then mean."""
-        votes_NKL = self._votes(network, train)
+        """Weigh each bin by the share of training points that it labels right."""
+        votes_NKL = self._of_all(network, network.votes, train)
         accuracy_K = (votes_NKL * train.targets[:, None]).sum(2).double().mean(0)
         believed = torch.from_numpy(phase_scores.believability(accuracy_K.numpy())).float()
         network.get_buffer("believability_K").copy_(believed)
-        fit_softmax(network.decide, network.shares(votes_NKL), train.targets)
 
 
 def network_of(recipe: Recipe, options: Mapping[str, Any]) -> PhaseNetwork:
@@ -178,6 +179,6 @@ def _runs(data: DataSet) -> phase_scores.Runs:
     return phase_scores.Runs(*[data.facts[name].numpy() for name in names])
 
 
-def baseline(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+def baseline(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """The scores of a simpler answer, under names that say whose they are."""
-    return {f"baseline_{name}_{key}": value for key, value in scores.items() if not isinstance(value, dict)}
+    return {f"baseline_{name}_{key}": value for key, value in found.items() if not isinstance(value, dict)}
