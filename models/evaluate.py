@@ -4,7 +4,6 @@ Writes report.json (every number) and report.html (one page to read). Owns the c
 is measured of each kind of model lies in `models.report`.
 """
 
-import argparse
 import json
 import platform
 import shlex
@@ -23,18 +22,16 @@ from rich.progress import Progress
 
 from models.bundle import Bundle, load_bundle
 from models.data_sets.data_set import DataSet
-from models.data_sets.files import add_data_arguments, data_from, load_files, wanted_by
-from models.data_sets.hash_split import unseen
-from models.data_sets.splits import cache_folder, held_out
-from models.manifest import Manifest, ModelError
+from models.manifest import HELD_OUT, Manifest, ModelError
 from models.report import classifier, clusters, phases, structure
-from models.report.case import Case, Findings, make_case
+from models.report.asked import arguments, load_data
+from models.report.case import Case, Findings, make_case, recorded_on
 from models.report.measures import plain
+from models.report.output import write
 from models.report.page import Cell, Chapter, Section, Table, render
 from models.report.recorded import baselines, recorded
 from models.shipped import find_bundle
 
-HELD_OUT: Final = "held-out"
 REPORTS: Final[Mapping[str, Callable[[Case], Findings]]] = {
     "classifier": classifier.report,
     "phases": phases.report,
@@ -49,6 +46,10 @@ class Source:
 
     data: str
     command: str
+
+    def origin(self, split: str) -> str:
+        """What the events of a split are called in a bundle's promises."""
+        return f"{HELD_OUT} {split}" if self.data == HELD_OUT else split
 
 
 def evaluate(
@@ -65,7 +66,7 @@ def evaluate(
     found: dict[str, Findings] = {}
     for name, data in splits.items():
         heard = None if progress is None else partial(progress, name)
-        found[name] = REPORTS[bundle.manifest.kind](make_case(bundle, data, heard))
+        found[name] = REPORTS[bundle.manifest.kind](make_case(bundle, data, heard, source.origin(name)))
     report = _record(bundle.manifest, splits, found, source)
     title = f"{bundle.manifest.name}: report"
     chapters = [_summary(bundle.manifest, splits, found, source), *_chapters(splits, found)]
@@ -73,22 +74,6 @@ def evaluate(
     write(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write(out / "report.html", render(title, _lead(bundle.manifest), chapters))
     return report
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file, making its folder. Raises ModelError when that cannot be."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, making its folder. Raises ModelError when that cannot be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise ModelError(
-            f"output {path}: expected a folder to write to, got: {error.strerror}; name another with --out"
-        ) from error
 
 
 def _record(
@@ -137,7 +122,7 @@ def _summary(
         ["this report", f"{source.command}, {datetime.now(UTC).date().isoformat()}"],
     ]
     measured = Section("What was measured", (Table("", (), rows),))
-    return Chapter("Summary", (measured, _headlines(found, manifest), _limits(manifest)))
+    return Chapter("Summary", (measured, _headlines(found, manifest, source), _limits(manifest)))
 
 
 def _described(manifest: Manifest, source: Source) -> str:
@@ -149,7 +134,7 @@ def _described(manifest: Manifest, source: Source) -> str:
     return f"{HELD_OUT}: simulated {made.get('source')}, options {options}, seeds that training never saw"
 
 
-def _headlines(found: Mapping[str, Findings], manifest: Manifest) -> Section:
+def _headlines(found: Mapping[str, Findings], manifest: Manifest, source: Source) -> Section:
     rows: list[list[Cell]] = [
         [
             line.name,
@@ -157,7 +142,7 @@ def _headlines(found: Mapping[str, Findings], manifest: Manifest) -> Section:
             line.value,
             line.baseline,
             line.meaning,
-            baselines(manifest.scores, split, line.key),
+            baselines(recorded_on(manifest, source.origin(split)), line.key, line.baseline_key),
         ]
         for split, own in found.items()
         for line in own.headlines
@@ -184,29 +169,6 @@ def _limits(manifest: Manifest) -> Section:
 
 def _chapters(splits: Mapping[str, DataSet], found: Mapping[str, Findings]) -> list[Chapter]:
     return [Chapter(f"On {len(splits[name])} events: {name}", own.sections) for name, own in found.items()]
-
-
-def load_data(options: argparse.Namespace, manifest: Manifest, console: Console) -> dict[str, DataSet]:
-    """The events that the command line names, by split. Raises ModelError."""
-    if options.data != HELD_OUT:
-        events = load_files(data_from(options.data, options), wanted_by(manifest, labelled=False))
-        return {Path(options.data).name: unseen(events, manifest, options.all_events)}
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("held-out events", total=None)
-        folder = options.cache or cache_folder()
-        return held_out(manifest, folder, lambda done: progress.update(bar, completed=done))
-
-
-def arguments(program: str, description: str) -> argparse.ArgumentParser:
-    """What `evaluate` and `explain` both take."""
-    parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.add_argument("bundle", help="a shipped bundle by name, or a folder")
-    parser.add_argument("data", nargs="?", default=HELD_OUT, help=f"file of events (default: {HELD_OUT})")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the report")
-    parser.add_argument("--cache", type=Path, help="folder that keeps simulated events")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
-    add_data_arguments(parser, judging=True)
-    return parser
 
 
 def main(given: list[str] | None = None) -> int:

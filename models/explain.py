@@ -13,16 +13,17 @@ from rich.console import Console
 
 from models.bundle import Bundle, load_bundle
 from models.data_sets.data_set import DataSet
-from models.evaluate import arguments, load_data, write, write_bytes
-from models.manifest import Manifest, ModelError
+from models.manifest import CLASS_KINDS, Manifest, ModelError
 from models.report import figures
+from models.report.asked import arguments, load_data
 from models.report.case import Case, make_case
 from models.report.explained_classes import Drawn, explain_classes
 from models.report.explained_latents import explain_coder, explain_mixture
+from models.report.output import write, write_bytes
 from models.report.page import Chapter, Picture, Section, render
 from models.shipped import find_bundle
 
-EVENTS: Final = 12  # surest events a class: two rows of a page
+EVENTS: Final = 12  # surest events a class: a few rows of a page
 MOST_EVENTS: Final = 2000  # of the data: enough to choose from and to take means of
 
 
@@ -41,7 +42,7 @@ def explain(bundle: Bundle, data: DataSet, out: Path, classes: tuple[str, ...], 
 
 def _drawn(case: Case, bundle: Bundle, classes: tuple[str, ...], events: int) -> list[Drawn]:
     kind = bundle.manifest.kind
-    if kind in ("classifier", "phases"):
+    if kind in CLASS_KINDS:
         return explain_classes(case, bundle.preprocess, classes, events)
     if classes:
         raise ModelError(
@@ -66,7 +67,7 @@ _NO_DECODER: Final = (
 
 
 def _has_all(manifest: Manifest, drawn: list[Drawn]) -> bool:
-    return manifest.kind in ("classifier", "phases") or len(drawn) > 1
+    return manifest.kind in CLASS_KINDS or len(drawn) > 1
 
 
 def main(given: list[str] | None = None) -> int:

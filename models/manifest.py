@@ -28,6 +28,8 @@ CARD_FILE: Final = "MODEL_CARD.md"
 
 # classifier: classes that do not exclude each other; phases: exactly one class an event.
 KINDS: Final = ("classifier", "phases", "vae_mixture", "encoder_decoder")
+CLASS_KINDS: Final = ("classifier", "phases")  # those with a probability a class, in the column p
+HELD_OUT: Final = "held-out"  # in place of a file: the simulated events that training never saw
 COLUMN_DTYPES: Final = ("float32", "uint32", "int32")
 INPUT_DTYPES: Final = ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
@@ -68,7 +70,7 @@ class Calibrated:
     `recall`, and that statement is right with the probability `confidence` (`models.promise`).
 
     positives: held-out events of the class that it rests on. removed_share: of all events of that data, those
-    below the threshold.
+    below the threshold. data: name of the file, or "held-out" and the split.
     """
 
     label: str
@@ -105,6 +107,10 @@ class Manifest:
     def packed_width(self) -> int:
         """R: the sum of all column widths."""
         return sum(column.width for column in self.columns)
+
+    def labels(self, column: str) -> tuple[str, ...]:
+        """Names of the elements of a column; none if there is no such column."""
+        return next((own.labels for own in self.columns if own.name == column), ())
 
 
 def fault(what: str, where: object, expected: object, got: object, remedy: str) -> BundleError:

@@ -122,13 +122,6 @@ def _one_run(runs: Runs, rows: Ints, p_NL: Array, phase_N: Ints) -> dict[str, fl
     }
 
 
-def f1_per_class(truth_N: Ints, said_N: Ints, classes: int) -> Array:
-    """2 TP / (2 TP + FP + FN) of each class, [L]; NaN where it neither occurs nor is said."""
-    hits = np.array([((truth_N == c) & (said_N == c)).sum() for c in range(classes)], np.float64)
-    total = np.array([(truth_N == c).sum() + (said_N == c).sum() for c in range(classes)])
-    return np.where(total > 0, 2 * hits / np.maximum(total, 1), np.nan)
-
-
 def _best(p_N: Array, centres: Array, scales: Array) -> tuple[float, float]:
     """The pair (centre, scale) with the least squared difference."""
     argument = (np.arange(len(p_N)) - centres[:, None]) / scales[:, None, None]

@@ -1,11 +1,11 @@
 """How good a model is, in numpy: scores for labels, for clusters, and for targets.
 
-N events, L labels, T targets. Definitions follow scikit-learn's of the same names (checked in the tests); the
-covered variance is that of Vladyka et al. (antonvladyka/eca @3aa67b9).
+Of classes that exclude each other one label is true. NaN stands where a score has no meaning. N events, L
+labels, T targets. Definitions follow scikit-learn's of the same names (checked in the tests); the covered
+variance is that of Vladyka et al. (antonvladyka/eca @3aa67b9).
 """
 
-from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +16,30 @@ THRESHOLDS: Final = np.arange(0.05, 0.951, 0.01)  # those that are tried; beyond
 
 
 def f1_per_label(truth_NL: Bool, said_NL: Bool) -> Array:
-    """2 TP / (2 TP + FP + FN) of each label; 0 where the label neither occurs nor is said."""
+    """2 TP / (2 TP + FP + FN) of each label, [L]; NaN where the label neither occurs nor is said."""
     hits = (truth_NL & said_NL).sum(0)
     total = truth_NL.sum(0) + said_NL.sum(0)
-    f1: Array = 2 * hits / np.maximum(total, 1)
+    f1: Array = np.where(total > 0, 2 * hits / np.maximum(total, 1), np.nan)
     return f1
 
 
-def label_confusion(truth_NL: Bool, said_NL: Bool, names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Of each label, how many events were right and wrong: hits, misses, false, rejected."""
-    counts = {
-        "hits": truth_NL & said_NL,
-        "misses": truth_NL & ~said_NL,
-        "false": ~truth_NL & said_NL,
-        "rejected": ~truth_NL & ~said_NL,
-    }
-    return {
-        name: {kind: int(table[:, i].sum()) for kind, table in counts.items()} for i, name in enumerate(names)
-    }
+def macro_f1(truth_NL: Bool, said_NL: Bool) -> float:
+    """Mean F1 over the labels that occur or are said; NaN if none does. The others are those of NaN above."""
+    f1 = f1_per_label(truth_NL, said_NL)
+    return float(np.nanmean(f1)) if not np.isnan(f1).all() else float("nan")
+
+
+def most_frequent_set(truth_NL: Bool) -> Bool:
+    """The label set [L] that most of these events have: what an answer says that never looks."""
+    sets, frequency = np.unique(truth_NL, axis=0, return_counts=True)
+    best: Bool = sets[frequency.argmax()]
+    return best
+
+
+def from_bits(bits_N: NDArray[Any], labels: int) -> Bool:
+    """The bitmask of the column `labels` as [N, L]."""
+    on: Bool = (bits_N.astype(np.int64)[:, None] >> np.arange(labels)) & 1 == 1
+    return on
 
 
 def average_precision(truth_N: Bool, score_N: Array) -> float:
@@ -50,7 +56,7 @@ def average_precision(truth_N: Bool, score_N: Array) -> float:
 
 def best_thresholds(truth_NL: Bool, p_NL: Array) -> Array:
     """For each label the threshold of highest F1, from 0.05 to 0.95 in steps of 0.01; 0.5 if none occurs."""
-    f1_GL = np.stack([f1_per_label(truth_NL, p_NL > threshold) for threshold in THRESHOLDS])
+    f1_GL = np.nan_to_num([f1_per_label(truth_NL, p_NL > threshold) for threshold in THRESHOLDS])
     # The middle of the best ones: the edge of a plateau is the first to fail on other data.
     middle = [np.median(THRESHOLDS[f1 >= f1.max() - 1e-12]) for f1 in f1_GL.T]
     thresholds: Array = np.where(truth_NL.any(0), middle, 0.5)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.bundle import Bundle, run_bundle, unpack
 from models.data_sets.data_set import DataSet
-from models.manifest import Manifest, ModelError
+from models.manifest import HELD_OUT, Manifest, ModelError
 from models.report.page import Section
 
 Float = NDArray[np.float64]
@@ -27,12 +27,21 @@ MIN_EVENTS: Final = 2  # of one event there is no spread, no rank and no curve
 
 @dataclass(frozen=True)
 class Case:
-    """`columns`: the answers by column, [N] or [N, width]; `data` has targets if somebody told them."""
+    """`columns`: the answers by column, [N] or [N, width]; `data` has targets if somebody told them.
+
+    origin: the file's name, or "held-out" and the split, as `Calibrated.data` has it.
+    """
 
     manifest: Manifest
     network: nn.Module
     data: DataSet
     columns: Mapping[str, Float]
+    origin: str = ""
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """The scores that the manifest records on these very events; none of a file's events."""
+        return recorded_on(self.manifest, self.origin)
 
     @property
     def labelled(self) -> bool:
@@ -51,7 +60,7 @@ class Case:
 
     def labels(self, column: str) -> tuple[str, ...]:
         """The names of the column's elements."""
-        return next(c.labels for c in self.manifest.columns if c.name == column)
+        return self.manifest.labels(column)
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class Headline:
     """One score beside what the same score is without a network, and what that baseline does.
 
     key: the score's name among those that the manifest records, where its other baselines are.
+    baseline_key: the one of those that `baseline` is, if any.
     """
 
     name: str
@@ -66,6 +76,7 @@ class Headline:
     value: float | int | None
     baseline: float | None
     meaning: str
+    baseline_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,8 +89,10 @@ class Findings:
     notes: tuple[str, ...] = ()
 
 
-def make_case(bundle: Bundle, data: DataSet, progress: Callable[[int], None] | None = None) -> Case:
-    """Run the bundle over the data; `progress` hears how many events are done.
+def make_case(
+    bundle: Bundle, data: DataSet, progress: Callable[[int], None] | None = None, origin: str = ""
+) -> Case:
+    """Run the bundle over the data; `progress` hears how many events are done. origin: as of `Case`.
 
     Raises ModelError when bundle and data do not fit together.
     """
@@ -97,7 +110,14 @@ def make_case(bundle: Bundle, data: DataSet, progress: Callable[[int], None] | N
             f"{len(data)} events; look for NaN, infinite or masked pixels in the data and drop those events"
         )
     columns = {name: tensor.double().numpy() for name, tensor in unpack(bundle.manifest, packed).items()}
-    return Case(bundle.manifest, bundle.network, data, columns)
+    return Case(bundle.manifest, bundle.network, data, columns, origin)
+
+
+def recorded_on(manifest: Manifest, origin: str) -> Mapping[str, Any]:
+    """The scores that the manifest records on the events called `origin`; none of a file's events."""
+    word, _, split = origin.partition(" ")
+    own = manifest.scores.get(split) if word == HELD_OUT else None
+    return own if isinstance(own, Mapping) else {}
 
 
 def check_shape(manifest: Manifest, data: DataSet) -> None:

@@ -13,13 +13,14 @@ import numpy as np
 from models.report import label_pictures as pictures
 from models.report import measures
 from models.report.case import Case, Findings, Float, Headline, aligned, select
-from models.report.labelled import Labelled, from_bits
+from models.report.labelled import Labelled, Majority, majority_of, notes_on_classes
 from models.report.measures import Bool, Counts
 from models.report.page import Cell, Section, Table
 from models.report.veto import kept, thresholds_with_promise, veto_parts
-from models.scores import average_precision, f1_per_label
+from models.scores import average_precision, f1_per_label, from_bits, macro_f1, most_frequent_set
 
-_MAJORITY: Final = "always the most frequent label set of these events"
+_MAJORITY: Final = "always the most frequent label set of {}"
+_CHANCE: Final = "any order: the share of true events"
 
 
 def report(case: Case) -> Findings:
@@ -39,12 +40,8 @@ def report(case: Case) -> Findings:
 
 def _labelled_report(case: Case, own: Labelled) -> Findings:
     counts = measures.counts(own.truth, own.said)
-    numbers = _numbers(case, own, counts)
-    absent = [name for name, support in zip(own.names, counts.support, strict=True) if support == 0]
-    notes = [f"No event has the class {', '.join(absent)}: its scores are left out."] if absent else []
-    missing = [name for name in case.labels("p") if name not in own.names]
-    if missing:
-        notes.append(f"The labels do not tell of {', '.join(missing)}: not scored.")
+    majority = majority_of(case, "baseline_", _of_majority(own))
+    numbers = _numbers(case, own, counts) | measures.plain(majority.numbers)
     sections = (
         Section("How well each class is found", (_class_table(case, own, numbers), _two_by_two(own, counts))),
         Section("Precision against recall", (pictures.precision_recall(own),)),
@@ -53,24 +50,17 @@ def _labelled_report(case: Case, own: Labelled) -> Findings:
         Section("What a veto would remove", veto_parts(case, own)),
         Section("Frames: surely right and surely wrong", (pictures.examples(case, own),)),
     )
-    return Findings(numbers, _headlines(numbers), sections, tuple(notes))
+    return Findings(numbers, _headlines(numbers, majority), sections, notes_on_classes(case, own))
 
 
 def _numbers(case: Case, own: Labelled, counts: Counts) -> dict[str, Any]:
     truth_NL, said_NL = own.truth, own.said
-    majority_NL = np.broadcast_to(measures.most_frequent_set(truth_NL), truth_NL.shape)
-    occurs = truth_NL.any(0)
-    f1 = f1_per_label(truth_NL, said_NL)
     ap = np.array([average_precision(*own.one(i)) for i in range(len(own.names))])
     numbers = {
-        "macro_f1": f1[occurs].mean() if occurs.any() else None,
-        "macro_average_precision": ap[occurs].mean() if occurs.any() else None,
+        "macro_f1": macro_f1(truth_NL, said_NL),
+        "macro_average_precision": ap[truth_NL.any(0)].mean() if truth_NL.any() else None,
         "exact_match": (truth_NL == said_NL).all(1).mean(),
         "bit_accuracy": (truth_NL == said_NL).mean(),
-        "baseline_macro_f1": f1_per_label(truth_NL, majority_NL)[occurs].mean() if occurs.any() else None,
-        "baseline_macro_average_precision": truth_NL.mean(0)[occurs].mean() if occurs.any() else None,
-        "baseline_exact_match": (truth_NL == majority_NL).all(1).mean(),
-        "baseline_bit_accuracy": (truth_NL == majority_NL).mean(),
         "classes": {name: _class_numbers(own, counts, i) for i, name in enumerate(own.names)},
         "co_occurrence": measures.co_occurrence(truth_NL, said_NL),
         "calibrated": {label: kept(own, label, t) for label, t in thresholds_with_promise(case, own).items()},
@@ -79,13 +69,24 @@ def _numbers(case: Case, own: Labelled, counts: Counts) -> dict[str, Any]:
     return result
 
 
+def _of_majority(own: Labelled) -> dict[str, Any]:
+    """What the most frequent label set of these events scores; of the average precision what chance does."""
+    truth_NL = own.truth
+    majority_NL = np.broadcast_to(most_frequent_set(truth_NL), truth_NL.shape)
+    return {
+        "macro_f1": macro_f1(truth_NL, majority_NL),
+        "macro_average_precision": truth_NL[:, truth_NL.any(0)].mean() if truth_NL.any() else None,
+        "exact_match": (truth_NL == majority_NL).all(1).mean(),
+        "bit_accuracy": (truth_NL == majority_NL).mean(),
+    }
+
+
 def _class_numbers(own: Labelled, counts: Counts, index: int) -> dict[str, Any]:
     truth_N, p_N = own.one(index)
     alone = own.said[:, index : index + 1]
-    occurs = bool(truth_N.any())
     return {
         "support": counts.support[index],
-        "f1": f1_per_label(truth_N[:, None], alone)[0] if occurs else None,
+        "f1": f1_per_label(truth_N[:, None], alone)[0],
         "precision": counts.precision[index],
         "recall": counts.recall[index],
         "average_precision": average_precision(truth_N, p_N),
@@ -97,15 +98,17 @@ def _class_numbers(own: Labelled, counts: Counts, index: int) -> dict[str, Any]:
     }
 
 
-def _headlines(numbers: dict[str, Any]) -> tuple[Headline, ...]:
+def _headlines(numbers: dict[str, Any], majority: Majority) -> tuple[Headline, ...]:
     def line(name: str, key: str, meaning: str) -> Headline:
-        return Headline(name, key, numbers[key], numbers[f"baseline_{key}"], meaning)
+        beside = f"baseline_{key}"
+        return Headline(name, key, numbers[key], numbers[beside], meaning, beside)
 
+    always = _MAJORITY.format(majority.events)
     return (
-        line("macro-F1", "macro_f1", _MAJORITY),
-        line("macro average precision", "macro_average_precision", "any order: the share of true events"),
-        line("exact match of the label set", "exact_match", _MAJORITY),
-        line("bit accuracy", "bit_accuracy", _MAJORITY),
+        line("macro-F1", "macro_f1", always),
+        line("macro average precision", "macro_average_precision", _CHANCE),
+        line("exact match of the label set", "exact_match", always),
+        line("bit accuracy", "bit_accuracy", always),
     )
 
 

@@ -9,6 +9,7 @@ B events, H height, W width, P points, L labels.
 """
 
 import itertools
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,12 +43,13 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Asked:
-    """Of one class: its place, name, the events to show (surest first), and p of all events."""
+    """Of one class: its place, name, the events to show (surest first), p of all events, name of its file."""
 
     index: int
     name: str
     chosen: NDArray[np.int64]
     p: Float
+    file: str
 
 
 def explain_classes(case: Case, preprocess: Preprocess, classes: tuple[str, ...], events: int) -> list[Drawn]:
@@ -57,14 +59,27 @@ def explain_classes(case: Case, preprocess: Preprocess, classes: tuple[str, ...]
     if unknown:
         raise ModelError(f"class: expected some of {list(names)}, got {unknown}; name one with --class")
     drawn = []
+    files = file_names(names)
     for name in classes or names:
         index = names.index(name)
         p_N = case.columns["p"][:, index]
         chosen = np.argsort(-p_N, kind="stable")[:events].astype(np.int64)
-        asked = Asked(index, name, chosen, p_N)
+        asked = Asked(index, name, chosen, p_N, files[index])
         draw = _frames if len(case.manifest.input_shape) > 1 else _spectra
         drawn.append(draw(case, preprocess, asked))
     return drawn
+
+
+def file_names(classes: tuple[str, ...]) -> list[str]:
+    """Of each class a file name without ending, of letters and digits; numbered where two would be one."""
+    plain = [re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") for name in classes]
+    alike = [name.lower() for name in plain]  # some file systems do not tell cases apart
+    return [
+        f"class_{name}"
+        if name and alike.count(name.lower()) == 1
+        else f"class_{name}_{index}".replace("__", "_")
+        for index, name in enumerate(plain)
+    ]
 
 
 def importance(case: Case, preprocess: Preprocess, rows: NDArray[np.int64], index: int) -> tuple[Float, str]:
@@ -140,7 +155,7 @@ def _frames(case: Case, preprocess: Preprocess, asked: Asked) -> Drawn:
         f"{asked.name}: the {len(asked.chosen)} surest events. Left the frame (logarithm of the counts), "
         f"right where the network looked for this class ({method}, bright: much)."
     )
-    return Drawn(f"class_{asked.index}", asked.name, caption, figure)
+    return Drawn(asked.file, asked.name, caption, figure)
 
 
 def _title(case: Case, asked: Asked, event: int) -> str:
@@ -167,7 +182,7 @@ def _spectra(case: Case, preprocess: Preprocess, asked: Asked) -> Drawn:
         axis.fill_between(x, 0, worth * height, color=figures.COLOURS[1], alpha=0.45, linewidth=0)
         axis.plot(axis_of.values, curve, color=figures.COLOURS[0], linewidth=0.8)
         event = event_at(place)
-        title = f"mean of {len(many)}" if place == 0 else _title(case, asked, event)
+        title = f"mean of the {len(many)} surest" if place == 0 else _title(case, asked, event)
         axis.set(xlabel=axis_of.label, title=title)
         axis.set_yticks([])
 
@@ -176,7 +191,8 @@ def _spectra(case: Case, preprocess: Preprocess, asked: Asked) -> Drawn:
 
     figure = figures.figure_of(1 + len(asked.chosen), draw, figures.Grid(3, 2.2))
     caption = (
-        f"{asked.name}: the surest events (blue, each with its own scale) and how much each place counted "
-        f"for this class (orange area, {method}, its largest value as high as the curve)."
+        f"{asked.name}: the mean of the {len(many)} surest events, then the surest of them (blue, each with "
+        f"its own scale) and how much each place counted for this class (orange area, {method}, its largest "
+        "value as high as the curve)."
     )
-    return Drawn(f"class_{asked.index}", asked.name, caption, figure)
+    return Drawn(asked.file, asked.name, caption, figure)

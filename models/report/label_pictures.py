@@ -99,9 +99,10 @@ def removed_curves(own: Labelled, marks: Mapping[str, dict[str, Any]]) -> Pictur
 
     caption = (
         "Keep only events whose probability of the class reaches a threshold: the share of all events "
-        "that is removed, and the share of the class that is kept. Orange diamond: the calibrated threshold. "
-        "Dotted: removing at random."
+        "that is removed, and the share of the class that is kept. Dotted: removing at random."
     )
+    if any(name in marks for name in names):
+        caption += " Orange diamond: the calibrated threshold."
     return Picture(figures.panels(len(names), draw), caption, "Recall against the share of events removed")
 
 

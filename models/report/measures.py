@@ -55,13 +55,6 @@ def counts(truth_NL: Bool, said_NL: Bool) -> Counts:
     )
 
 
-def most_frequent_set(truth_NL: Bool) -> Bool:
-    """The label set [L] that most of these events have: what a predictor says that never looks."""
-    sets, frequency = np.unique(truth_NL, axis=0, return_counts=True)
-    best: Bool = sets[frequency.argmax()]
-    return best
-
-
 def co_occurrence(truth_NL: Bool, said_NL: Bool) -> Float:
     """[L, L]: of the events that have label i the share for which label j was said; NaN rows for none."""
     return _ratio(truth_NL.T.astype(np.int64) @ said_NL.astype(np.int64), truth_NL.sum(0)[:, None])

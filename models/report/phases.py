@@ -3,7 +3,7 @@
 N events, C classes.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -11,12 +11,14 @@ from models.manifest import ModelError
 from models.report import figures, measures
 from models.report import label_pictures as pictures
 from models.report.case import Case, Findings, Float, Headline, aligned, select
-from models.report.labelled import Labelled
+from models.report.labelled import Labelled, Majority, majority_of, notes_on_classes
 from models.report.measures import Index
 from models.report.page import Cell, Picture, Section, Table
 from models.report.ramps import ramp_numbers, ramp_sections
 from models.report.veto import kept, thresholds_with_promise, veto_parts
-from models.scores import average_precision, f1_per_label
+from models.scores import average_precision, f1_per_label, macro_f1, most_frequent_set
+
+_PREFIX: Final = "baseline_majority_"  # of the scores that `models.tasks.phases` records
 
 
 def report(case: Case) -> Findings:
@@ -41,10 +43,8 @@ def _labelled_report(case: Case, own: Labelled, said_N: Index) -> Findings:
     names = case.labels("p")
     truth_N = np.array([names.index(name) for name in own.names])[own.truth.argmax(1)]
     table = measures.confusion(truth_N, said_N, len(names))
-    numbers = _numbers(case, own, table)
-    occurring = [name for i, name in enumerate(own.names) if own.truth[:, i].any()]
-    missing = [name for name in names if name not in occurring]
-    notes = (f"No event has the class {', '.join(missing)}: its scores are left out.",) if missing else ()
+    majority = majority_of(case, _PREFIX, _of_majority(own))
+    numbers = _numbers(case, own, table) | measures.plain(majority.numbers)
     sections = (
         Section("How well each class is found", (_class_table(own, numbers), _confusion(names, table))),
         *ramp_sections(case, numbers["ramps"]),
@@ -53,19 +53,15 @@ def _labelled_report(case: Case, own: Labelled, said_N: Index) -> Findings:
         Section("What a veto would remove", veto_parts(case, own)),
         Section("Events: surely right and surely wrong", (pictures.examples(case, own),)),
     )
-    return Findings(numbers, _headlines(numbers), sections, notes)
+    return Findings(numbers, _headlines(numbers, majority), sections, notes_on_classes(case, own))
 
 
 def _numbers(case: Case, own: Labelled, table: Index) -> dict[str, Any]:
-    occurs = own.truth.any(0)
     f1 = f1_per_label(own.truth, own.said)
-    majority = np.broadcast_to(np.eye(len(own.names), dtype=bool)[own.truth.sum(0).argmax()], own.truth.shape)
     promised = thresholds_with_promise(case, own)
     numbers = {
         "accuracy": np.trace(table) / table.sum(),
-        "macro_f1": f1[occurs].mean(),
-        "baseline_accuracy": own.truth.mean(0).max(),
-        "baseline_macro_f1": f1_per_label(own.truth, majority)[occurs].mean(),
+        "macro_f1": macro_f1(own.truth, own.said),
         "classes": {name: _class_numbers(own, i, f1[i]) for i, name in enumerate(own.names)},
         "confusion": table,
         "calibrated": {label: kept(own, label, threshold) for label, threshold in promised.items()},
@@ -75,12 +71,21 @@ def _numbers(case: Case, own: Labelled, table: Index) -> dict[str, Any]:
     return result
 
 
+def _of_majority(own: Labelled) -> dict[str, float]:
+    """What the most frequent class of these events scores."""
+    majority = np.broadcast_to(most_frequent_set(own.truth), own.truth.shape)
+    return {
+        "accuracy": float((own.truth & majority).any(1).mean()),
+        "macro_f1": macro_f1(own.truth, majority),
+    }
+
+
 def _class_numbers(own: Labelled, index: int, f1: float) -> dict[str, Any]:
     counts = measures.counts(own.truth, own.said)
     truth_N, p_N = own.one(index)
     return {
         "support": counts.support[index],
-        "f1": f1 if truth_N.any() else None,
+        "f1": f1,
         "precision": counts.precision[index],
         "recall": counts.recall[index],
         "average_precision": average_precision(truth_N, p_N),
@@ -88,11 +93,11 @@ def _class_numbers(own: Labelled, index: int, f1: float) -> dict[str, Any]:
     }
 
 
-def _headlines(numbers: dict[str, Any]) -> tuple[Headline, ...]:
-    meaning = "always the most frequent class of these events"
+def _headlines(numbers: dict[str, Any], majority: Majority) -> tuple[Headline, ...]:
+    meaning = f"always the most frequent class of {majority.events}"
     lines = [
-        Headline("accuracy", "accuracy", numbers["accuracy"], numbers["baseline_accuracy"], meaning),
-        Headline("macro-F1", "macro_f1", numbers["macro_f1"], numbers["baseline_macro_f1"], meaning),
+        Headline(name, key, numbers[key], numbers[f"baseline_{key}"], meaning, f"{_PREFIX}{key}")
+        for name, key in (("accuracy", "accuracy"), ("macro-F1", "macro_f1"))
     ]
     if numbers["ramps"]:
         note = "no baseline: it measures order, not truth"

@@ -87,12 +87,11 @@ def _columns(nested: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(names) if names and filled > 0.5 * len(names) * len(nested) else ()
 
 
-def baselines(scores: Mapping[str, Any], split: str, key: str) -> str:
-    """What the manifest records for the score `key` of other methods on these events: "linear 0.989"."""
-    own = scores.get(split)
-    if not isinstance(own, Mapping):
-        return ""
-    found = {name: value for name, value in own.items() if re.fullmatch(rf"baseline_(.+_)?{key}", name)}
+def baselines(recorded_here: Mapping[str, Any], key: str, shown: str = "") -> str:
+    """What is recorded for the score `key` of other methods on these events, but for the name `shown`, which
+    stands elsewhere: "linear 0.989"."""
+    names = [name for name in recorded_here if re.fullmatch(rf"baseline_(.+_)?{key}", name) and name != shown]
+    found = {name: recorded_here[name] for name in names}
     named = {
         name.removeprefix("baseline_").removesuffix(key).strip("_"): value for name, value in found.items()
     }

@@ -26,24 +26,35 @@ _NOT_CALIBRATED: Final = (
 )
 
 
+THIS_SPLIT: Final = "this very split"
+_NO_TEST: Final = (
+    "Where a threshold was chosen on this very split, the recall here is no test of the promise: look at "
+    "another split for that."
+)
+
+
 def _calibrated_table(case: Case, own: Labelled) -> Table:
     rows: list[list[Cell]] = []
     for entry in case.manifest.calibrated:
         if entry.label in own.names:
             here = kept(own, entry.label, entry.threshold)
             promise = f"recall ≥ {entry.recall:g} with confidence {entry.confidence:g}"
-            row: list[Cell] = [entry.label, promise, entry.threshold, entry.positives, entry.removed_share]
-            rows.append([*row, here["removed_share"], here["recall_here"]])
+            chosen_on = THIS_SPLIT if entry.data == case.origin else entry.data
+            row: list[Cell] = [entry.label, promise, entry.threshold, chosen_on, entry.positives]
+            rows.append([*row, entry.removed_share, here["removed_share"], here["recall_here"]])
     head = (
         "class",
         "promise",
         "threshold",
+        "chosen on",
         "events it rests on",
         "removed then",
         "removed here",
         "recall here",
     )
     caption = "Thresholds with a promise. Removed: share of all events that the veto throws away."
+    if any(entry.data == case.origin for entry in case.manifest.calibrated):
+        caption += f" {_NO_TEST}"
     return Table(caption, head, rows)
 
 

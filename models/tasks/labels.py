@@ -63,14 +63,13 @@ class LabelTask:
         truth_NL = test.targets.numpy() > 0.5
         packed = answers(self.preprocess, network, test)
         p_NL = packed[:, : len(self.names)].astype(np.float64)
-        said_NL = said_labels(packed, len(self.names))
-        majority_NL = np.broadcast_to(most_frequent_set(train.targets), truth_NL.shape)
+        said_NL = scores.from_bits(packed[:, len(self.names)], len(self.names))
+        majority_NL = np.broadcast_to(scores.most_frequent_set(train.targets.numpy() > 0.5), truth_NL.shape)
         return {
             **_scored(self.names, truth_NL, said_NL),
             "macro_average_precision": rounded(np.nanmean(_precisions(truth_NL, p_NL))),
             "average_precision": by_name(self.names, _precisions(truth_NL, p_NL)),
             "threshold": by_name(self.names, network.get_buffer("threshold").numpy()),
-            "confusion": scores.label_confusion(truth_NL, said_NL, self.names),
             **{
                 f"baseline_{name}": value
                 for name, value in _scored(self.names, truth_NL, majority_NL).items()
@@ -142,33 +141,18 @@ def _best_alone(network: LabelNetwork, p: Tensor, truth_NL: NDArray[np.bool_], l
     return float(np.median(best))
 
 
-def said_labels(packed: NDArray[np.float32], labels: int) -> NDArray[np.bool_]:
-    """The bitmask of a packed answer as bool [N, L]."""
-    bits = packed[:, labels].astype(np.int64)[:, None] >> np.arange(labels)
-    said: NDArray[np.bool_] = (bits & 1).astype(bool)
-    return said
-
-
 def _scored(
     names: tuple[str, ...], truth_NL: NDArray[np.bool_], said_NL: NDArray[np.bool_]
 ) -> dict[str, Any]:
     """What is true of any answer, the network's or the majority's."""
-    f1 = scores.f1_per_label(truth_NL, said_NL)
     return {
-        "macro_f1": rounded(f1.mean()),
+        "macro_f1": rounded(scores.macro_f1(truth_NL, said_NL)),
         "exact_match": rounded((truth_NL == said_NL).all(1).mean()),
         "bit_accuracy": rounded((truth_NL == said_NL).mean()),
-        "f1": by_name(names, f1),
+        "f1": by_name(names, scores.f1_per_label(truth_NL, said_NL)),
     }
 
 
 def _precisions(truth_NL: NDArray[np.bool_], p_NL: NDArray[np.float64]) -> NDArray[np.float64]:
     """Average precision of each class, [L]; NaN where none occurs."""
     return np.array([scores.average_precision(t, p) for t, p in zip(truth_NL.T, p_NL.T, strict=True)])
-
-
-def most_frequent_set(targets: Tensor) -> NDArray[np.bool_]:
-    """The label set that most events have, bool [L]: what to answer without looking."""
-    sets, counts = targets.unique(dim=0, return_counts=True)
-    frequent: NDArray[np.bool_] = (sets[counts.argmax()] > 0.5).numpy()
-    return frequent

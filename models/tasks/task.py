@@ -91,5 +91,5 @@ def rounded(value: Any) -> float:
 
 
 def by_name(names: tuple[str, ...], values: Any) -> dict[str, float | None]:
-    """Beside each name its value; null where a class did not occur."""
+    """Beside each name its value; null where it has no meaning: a class that did not occur."""
     return {n: None if np.isnan(v) else rounded(v) for n, v in zip(names, values, strict=True)}

@@ -1,6 +1,7 @@
 """Reports of each kind of bundle: they run, say what is true, and refuse what does not fit."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import torch
 
 from models.bundle import Bundle, save_bundle
 from models.data_sets.data_set import DataSet
-from models.evaluate import Source, evaluate, main, write
+from models.evaluate import Source, evaluate, main
 from models.manifest import Column, ModelError
 from models.networks.ednn import EDNN
+from models.report.case import Case, make_case
+from models.report.labelled import Labelled, notes_on_classes
+from models.report.output import write
+from models.report.veto import veto_parts
 
 SOURCE = Source("held-out", "streamer evaluate tiny --out here")
 
@@ -52,6 +57,56 @@ def test_classifier_report(tmp_path: Path) -> None:
     assert total == len(data)
     assert scores["calibrated"]["Streak"]["threshold"] == 0.25
     assert len(scores["co_occurrence"]) == 3
+    assert scores["baseline_events"] == "these events"
+
+
+def test_the_majority_is_that_of_the_training_events_where_recorded(tmp_path: Path) -> None:
+    bundle, data = cases.classifier()
+    keys = ("macro_f1", "macro_average_precision", "exact_match", "bit_accuracy")
+    recorded = {f"baseline_{key}": 0.125 for key in keys} | {"baseline_other_macro_f1": 0.4375}
+    told = replace(bundle, manifest=replace(bundle.manifest, scores={"test": recorded}))
+    scores = run((told, data), tmp_path)["scores"]
+    assert {scores[f"baseline_{key}"] for key in keys} == {0.125}
+    assert scores["baseline_events"] == "the training events"
+    page = (tmp_path / "report.html").read_text()
+    assert "always the most frequent label set of the training events" in page
+    assert "other 0.438" in page  # another method; the majority itself stands in one column alone
+    assert "baseline 0.125" not in page
+    assert make_case(told, data, origin="test").recorded == {}  # a file of that name
+
+
+def labelled(case: Case, truth: list[list[bool]], said: list[list[bool]]) -> Labelled:
+    return Labelled(case.labels("p"), np.array(truth), case.columns["p"][: len(truth)], np.array(said))
+
+
+def test_classes_without_a_score_are_named() -> None:
+    case = make_case(*cases.classifier(4))
+    own = labelled(case, [[True, False, False]] * 2, [[True, False, True]] * 2)
+    silent, wrong = notes_on_classes(case, own)
+    assert silent.startswith("No event has the class Streak, and of none it was said")
+    assert wrong.startswith(f"No event has the class {cases.HOSTILE}, yet it was said")
+    part = Labelled(own.names[:2], own.truth[:, :2], own.p[:, :2], own.said[:, :2])
+    assert f"do not tell of {cases.HOSTILE}" in notes_on_classes(case, part)[-1]
+
+
+def test_a_threshold_is_not_tested_on_the_split_that_it_was_chosen_on() -> None:
+    bundle, data = cases.classifier(4)
+    chosen = replace(bundle.manifest.calibrated[0], data="held-out test")
+    promised = replace(bundle, manifest=replace(bundle.manifest, calibrated=(chosen,)))
+    bare = replace(bundle, manifest=replace(bundle.manifest, calibrated=()))
+    said = {}
+    for name, own, origin in (
+        ("here", promised, "test"),
+        ("else", promised, "natural"),
+        ("bare", bare, "test"),
+    ):
+        case = make_case(own, data, origin=f"held-out {origin}")
+        truth = [[True, False, True], [False, True, False]]
+        said[name] = " ".join(
+            getattr(p, "caption", str(p)) for p in veto_parts(case, labelled(case, truth, truth))
+        )
+    assert [name for name, text in said.items() if "no test of the promise" in text] == ["here"]
+    assert [name for name, text in said.items() if "Orange diamond" in text] == ["here", "else"]
 
 
 def test_phases_report_along_runs(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from models.explain import explain
 from models.explain import main as explain_main
 from models.manifest import ModelError
 from models.report.case import make_case
-from models.report.explained_classes import importance
+from models.report.explained_classes import file_names, importance
 from models.report.explained_latents import places
 
 
@@ -24,18 +24,30 @@ def written(folder: Path) -> set[str]:
 def test_classes_of_frames(tmp_path: Path) -> None:
     bundle, data = cases.classifier()
     explain(bundle, data, tmp_path, ("Streak", cases.HOSTILE), 4)
-    assert written(tmp_path) == {"class_1.png", "class_2.png", "index.html"}
+    assert written(tmp_path) == {"class_Streak.png", "class_script_alert_1_script.png", "index.html"}
     page = (tmp_path / "index.html").read_text()
     assert "<script" not in page
-    assert 'src="class_1.png"' in page
+    assert 'src="class_Streak.png"' in page
     assert "Grad-CAM++" in page
 
 
 def test_classes_of_spectra_by_gradient(tmp_path: Path) -> None:
     bundle, data = cases.phases()
     explain(bundle, data, tmp_path, ("high",), 2)
-    assert written(tmp_path) == {"class_1.png", "index.html"}
+    assert written(tmp_path) == {"class_high.png", "index.html"}
     assert "gradient × input" in (tmp_path / "index.html").read_text()
+
+
+def test_files_of_classes_have_safe_and_different_names() -> None:
+    names = ("Round", "../up", "a b", "a/b", "A-B", "αβ")
+    assert file_names(names) == [
+        "class_Round",
+        "class_up",
+        "class_a_b_2",
+        "class_a_b_3",
+        "class_A_B_4",
+        "class_5",
+    ]
 
 
 def test_gradient_times_input_finds_the_only_point_that_counts() -> None:

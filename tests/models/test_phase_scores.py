@@ -9,7 +9,6 @@ from models.phase_scores import (
     believability,
     boundary,
     confidence,
-    f1_per_class,
     ramp_scores,
     transition,
 )
@@ -84,11 +83,6 @@ def test_an_empty_ramp_is_refused() -> None:
     for score in (confidence, boundary, transition):
         with pytest.raises(ModelError, match="at least one curve"):
             score(np.zeros(0, np.int64))
-
-
-def test_f1_per_class() -> None:
-    truth, said = labels("00112"), labels("01112")
-    assert f1_per_class(truth, said, 4) == pytest.approx([2 / 3, 4 / 5, 1.0, np.nan], nan_ok=True)
 
 
 def test_scores_over_two_runs_in_any_order() -> None:

@@ -7,7 +7,6 @@ import torch
 from models.report import measures
 from models.report.axes import target_axis
 from models.report.case import exclusive
-from models.report.labelled import from_bits
 
 TRUTH = np.array([[1, 0], [1, 1], [0, 1], [0, 0], [1, 0]], bool)
 SAID = np.array([[1, 0], [1, 0], [1, 1], [0, 1], [0, 0]], bool)
@@ -82,16 +81,6 @@ def test_confusion_and_contingency() -> None:
     by_cluster, clusters = measures.contingency(np.array([0, 0, 1]), np.array([7, 2, 7]))
     assert clusters.tolist() == [2, 7]
     assert by_cluster.tolist() == [[1, 1], [0, 1]]
-
-
-def test_most_frequent_set_and_bitmask() -> None:
-    sets = np.array([[1, 0], [1, 0], [0, 1]], bool)
-    assert measures.most_frequent_set(sets).tolist() == [True, False]
-    assert from_bits(np.array([0.0, 5.0, 2.0]), 3).tolist() == [
-        [False, False, False],
-        [True, False, True],
-        [False, True, False],
-    ]
 
 
 def test_plain_has_no_nan_and_no_numpy() -> None:

@@ -16,6 +16,27 @@ def test_label_scores_agree_with_scikit_learn() -> None:
         assert scores.average_precision(t, q) == pytest.approx(metrics.average_precision_score(t, q))
 
 
+def test_macro_f1_is_the_mean_over_what_occurs_or_is_said() -> None:
+    truth = np.array([[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]], bool)
+    said = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]], bool)
+    assert scores.f1_per_label(truth, said) == pytest.approx([2 / 3, 1, 0, np.nan], nan_ok=True)
+    assert scores.macro_f1(truth, said) == pytest.approx((2 / 3 + 1 + 0) / 3)
+    # Without a list of labels scikit-learn takes those of truth and answer together.
+    expected = metrics.f1_score(truth.argmax(1), said.argmax(1), average="macro")
+    assert scores.macro_f1(truth, said) == pytest.approx(expected)
+    assert np.isnan(scores.macro_f1(truth[:, 3:], said[:, 3:]))
+
+
+def test_most_frequent_set_and_bitmask() -> None:
+    sets = np.array([[1, 0], [1, 0], [0, 1]], bool)
+    assert scores.most_frequent_set(sets).tolist() == [True, False]
+    assert scores.from_bits(np.array([0.0, 5.0, 2.0]), 3).tolist() == [
+        [False, False, False],
+        [True, False, True],
+        [False, True, False],
+    ]
+
+
 def test_average_precision_of_nothing_is_nan() -> None:
     assert np.isnan(scores.average_precision(np.zeros(3, bool), np.ones(3)))
 
