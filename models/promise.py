@@ -1,7 +1,7 @@
 """Thresholds with a promise: at least this recall, with at least this confidence. Pure numpy.
 
 Owns the arithmetic of one class: scores of held-out events in, a threshold or the number of events that are
-missing out. Not the networks (`models.calibrate`) and not the rules of the stream.
+missing out. Not the measuring of scores (`models.veto`) and not the rules of the stream.
 
 The bound is distribution-free (order statistics; Wilks, Ann. Math. Statist. 12 (1941) 91, as it is written
 for quantiles in David and Nagaraja, Order Statistics, section 7.1). An event is kept if its score is at least

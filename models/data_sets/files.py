@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models.data_sets.data_set import DataSet
 from models.data_sets.found import Array, Found, Rows, Where
-from models.data_sets.hash_split import SPLIT_KEY, split_keys, unseen
+from models.data_sets.hash_split import NAMED_BY, SPLIT_BY, SPLIT_KEY, content_keys, split_keys, unseen
 from models.data_sets.labels_csv import Labels, match, read_labels
 from models.data_sets.layouts import look
 from models.manifest import INPUT_DTYPES, Manifest, ModelError
@@ -69,7 +69,8 @@ def wanted_by(manifest: Manifest, labelled: bool = True) -> Wanted:
 
 
 def load_files(data: FileData, wanted: Wanted) -> DataSet:
-    """The labelled events of the files. Facts: index, split_key; train_id and pulse_id where there are any.
+    """The labelled events of the files. Facts: index, split_key and split_by (`models.data_sets.hash_split`);
+    train_id and pulse_id where there are any.
 
     Raises ModelError for whatever does not fit, before the events are read where that is possible.
     """
@@ -86,11 +87,11 @@ def load_files(data: FileData, wanted: Wanted) -> DataSet:
     finite = _finite(inputs, found)
     if not finite.all():
         inputs, rows, lines = inputs[finite], rows[finite], lines[finite]
-    facts = _facts(found, rows) | {SPLIT_KEY: _split_keys(found, rows, labels, lines)}
+    events = _as_tensor(inputs, wanted, found)
+    groups = [labels.groups[line] for line in lines] if labels and labels.groups is not None else None
+    facts = _facts(found, rows) | _split_facts(found, rows, groups, events)
     targets = np.empty((len(rows), 0), np.float32) if labels is None else labels.targets[lines]
-    made = DataSet(
-        _as_tensor(inputs, wanted, found), torch.from_numpy(targets), labels.names if labels else (), facts
-    )
+    made = DataSet(events, torch.from_numpy(targets), labels.names if labels else (), facts)
     if labels is not None:
         _check_targets(made, wanted, labels.path)
     return made
@@ -219,16 +220,19 @@ def _facts(found: Found, rows: Rows) -> dict[str, Tensor]:
     return facts
 
 
-def _split_keys(found: Found, rows: Rows, labels: Labels | None, lines: Rows) -> Tensor:
-    """int64 [N]: of the event's group, or else of its ids, or of its number in the file."""
-    if labels is not None and labels.groups is not None:
-        names = [labels.groups[line] for line in lines]
+def _split_facts(found: Found, rows: Rows, groups: list[str] | None, events: Tensor) -> dict[str, Tensor]:
+    """int64 [N] each: the key of the event's group, or else of its ids, or else of its bytes; and which.
+
+    The bytes are those of the tensor: a cut-out stored in another type gives the same.
+    """
+    if groups is not None:
+        by, keys = "group", split_keys(groups)
     elif found.train_id is not None and found.pulse_id is not None:
         pairs = zip(found.train_id[rows].tolist(), found.pulse_id[rows].tolist(), strict=True)
-        names = [f"{train}/{pulse}" for train, pulse in pairs]
+        by, keys = "ids", split_keys([f"{train}/{pulse}" for train, pulse in pairs])
     else:
-        names = [str(row) for row in rows.tolist()]
-    return split_keys(names)
+        by, keys = "content", content_keys(events)
+    return {SPLIT_KEY: keys, SPLIT_BY: torch.full_like(keys, NAMED_BY.index(by))}
 
 
 # --- the command line -----------------------------------------------------------------------------------
@@ -246,7 +250,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, judging: bool = False) -
     group.add_argument("--labelled-only", action="store_true", help="leave events without label out")
     group.add_argument("--memory-gb", type=float, default=MEMORY_GB, help="most that the events may take")
     if judging:
-        group.add_argument("--all-events", action="store_true", help="the bundle never saw any of these")
+        group.add_argument("--all-events", action="store_true", help="all of these: the bundle never saw any")
 
 
 def data_from(path: Path | str, options: argparse.Namespace) -> FileData:

@@ -9,6 +9,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -46,17 +47,27 @@ def load_split(recipe: Recipe, split: str, folder: Path, progress: Progress | No
 
 
 def held_out(manifest: Manifest, folder: Path, progress: Progress | None = None) -> dict[str, DataSet]:
-    """The held-out events that a bundle was scored on, by split. Raises ModelError if it had no simulated
-    data."""
-    training = manifest.training
-    if "data" not in training or "seed" not in training:
-        raise ModelError(
-            f"bundle {manifest.name!r}: expected simulated data in its manifest, it was trained on files; "
-            "name a file of events and its labels"
-        )
-    data = Data(**training["data"])
+    """The held-out events that a bundle was scored on, by split. Raises ModelError if not simulated."""
+    data, seed = _simulated_data(manifest), manifest.training["seed"]
     names = [name for name in split_names(data) if name not in ("train", "validation")]
-    return {name: _load(data, training["seed"], name, folder, progress) for name in names}
+    return {name: _load(data, seed, name, folder, progress) for name in names}
+
+
+def _simulated_data(manifest: Manifest) -> Data:
+    training = manifest.training
+    if isinstance(files := training.get("files"), Mapping):
+        got, remedy = f"those of {files.get('data')}", "name that file, or another, and its labels"
+    elif "data" not in training or "seed" not in training:
+        got, remedy = "a manifest that names no data", "name a file of events and its labels"
+    else:
+        try:
+            return Data(**training["data"])
+        except TypeError as error:
+            got, remedy = f"another form ({error})", "name a file of events and its labels"
+    raise ModelError(
+        f"held-out events of bundle {manifest.name!r}: expected simulated data in its manifest, got {got}; "
+        f"{remedy}"
+    )
 
 
 def _load(data: Data, seed: int, split: str, folder: Path, progress: Progress | None) -> DataSet:
@@ -98,11 +109,20 @@ def _cached(
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        partial.replace(path)
+    except OSError as error:
+        raise ModelError(
+            f"cache {path.parent}: expected a folder to keep events in, got: {error.strerror}; name another "
+            "with --cache"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @cache

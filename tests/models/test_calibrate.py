@@ -187,13 +187,18 @@ def test_held_out_needs_a_bundle_that_was_trained_on_simulated_events(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(directory), "--class", "Streak"]) == 1
-    assert "expected simulated data in its manifest" in " ".join(capsys.readouterr().err.split())
+    assert "got a manifest that names no data" in " ".join(capsys.readouterr().err.split())
+    files = make(directory.parent / "files", training=TRAINING | {"files": {"data": "run.h5"}})
+    assert main([str(files), "--class", "Streak"]) == 1
+    assert "got those of run.h5; name that file, or another" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_bundle_trained_on_files_is_calibrated_on_what_its_split_held_out(
     directory: Path, tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     del command  # it wrote the files
+    own = {"files": {"data": "run.npz", "group": "", "named_by": "content", "ids_sha256": ""}}
+    directory = make(tmp_path / "own", training=TRAINING | own)
     where = [str(directory), str(tmp_path / "run.npz"), "--labels", str(tmp_path / "labels.csv")]
     assert main([*where, "--class", "Core/shell", "--recall", "0.9"]) == 0
     (entry,) = read_manifest(directory).calibrated

@@ -21,7 +21,7 @@ from models.data_sets.files import (
     wanted_by,
 )
 from models.data_sets.found import Where
-from models.data_sets.hash_split import SHARES, SPLIT_KEY, split, unseen
+from models.data_sets.hash_split import SHARES, SPLIT_KEY, keys_sha256, named_by, split, unseen
 from models.manifest import Column, Manifest, ModelError
 
 SHAPE = (4, 5)
@@ -312,13 +312,13 @@ def test_events_with_nan_are_left_out_and_all_of_them_an_error(
 def test_too_many_bytes_are_refused_before_one_is_read(tmp_path: Path, csv: Write) -> None:
     path = tmp_path / "huge.h5"
     with h5py.File(path, "w") as file:
-        file.create_dataset("frames", (10**6, 1000, 1000), "uint16", chunks=(1, 1000, 1000))
-    with pytest.raises(ModelError, match=r"1000000 of \[1000, 1000\] uint16 take 2000.00 GB.*--memory-gb"):
+        file.create_dataset("frames", (10**5, 1000, 1000), "uint16", chunks=(1, 1000, 1000))
+    with pytest.raises(ModelError, match=r"100000 of \[1000, 1000\] uint16 take 200.00 GB.*--memory-gb"):
         read(path, wanted=Wanted(labelled=False))
-    labels = csv("index,label\n3,a\n999999,b\n")
-    np.savez(tmp_path / "whole.npz", x=np.zeros((10**6, 2), np.uint8))
-    with pytest.raises(ModelError, match=r"1000000 of .* take 0.00 GB of memory, the limit is 0.001 GB"):
-        read(tmp_path / "whole.npz", labels, labelled_only=True, memory_gb=0.001)
+    labels = csv("index,label\n3,a\n99999,b\n")
+    np.savez(tmp_path / "whole.npz", x=np.zeros((10**5, 2), np.uint8))
+    with pytest.raises(ModelError, match=r"100000 of .* take 0.00 GB of memory, the limit is 0.0001 GB"):
+        read(tmp_path / "whole.npz", labels, labelled_only=True, memory_gb=0.0001)
     data = read(path, labels, labelled_only=True)
     assert data.inputs.shape == (2, 1000, 1000)
 
@@ -432,7 +432,7 @@ def many(tmp_path: Path, csv: Write, n: int = 2000, groups: int = 0) -> DataSet:
     group = [f"ramp {i % groups}" if groups else "" for i in range(n)]
     head = "label,group\n" if groups else "label\n"
     lines = [f"c{i % 2},{group[i]}" if groups else f"c{i % 2}" for i in range(n)]
-    return read(path, csv(head + "\n".join(lines)))
+    return read(path, csv(head + "\n".join(lines)), group="group" if groups else "")
 
 
 def test_the_split_has_its_shares_and_stays_when_events_are_added(tmp_path: Path, csv: Write) -> None:
@@ -469,16 +469,67 @@ def test_a_bundle_trained_on_files_is_judged_by_what_it_did_not_see(
     tmp_path: Path, csv: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = many(tmp_path, csv)
-    own = manifest("classifier", training={"seed": 3})
+    own = trained_on(data)
     with caplog.at_level(logging.WARNING):
         held_out = unseen(data, own)
     assert held_out.facts["index"].tolist() == split(data, 3)["test"].facts["index"].tolist()
-    assert "that its split held out" in caplog.text
-    assert len(unseen(data, own, everything=True)) == 2000
+    assert f"trained on run.h5: only the {len(held_out)} of 2000 events are used" in caplog.text
+    with pytest.raises(
+        ModelError, match=r"--all-events: expected events that it never saw, got those of run"
+    ):
+        unseen(data, own, everything=True)
     seen = data.take(split(data, 3)["train"].facts["index"])
-    with pytest.raises(ModelError, match=r"held out, got none among \d+; give more, or --all-events"):
+    with pytest.raises(ModelError, match=r"held out, got none among \d+; --all-events takes all"):
         unseen(seen, own)
-    assert len(unseen(data, manifest("classifier"))) == 2000
+    later = data.take(torch.arange(100))
+    assert len(unseen(later, own, everything=True)) == 100
+    assert len(unseen(data, manifest("classifier"))) == 2000, "trained on simulated events"
+
+
+def trained_on(data: DataSet) -> Manifest:
+    files = {"data": "run.h5", "group": "run", "named_by": named_by(data), "ids_sha256": keys_sha256(data)}
+    return manifest("classifier", training={"seed": 3, "files": files})
+
+
+def test_a_bundle_that_does_not_say_what_it_was_trained_on(tmp_path: Path, csv: Write) -> None:
+    data, nameless = many(tmp_path, csv, 50), manifest("classifier", training={"seed": 3})
+    with pytest.raises(ModelError, match="its manifest names no data; give --all-events"):
+        unseen(data, nameless)
+    assert len(unseen(data, nameless, everything=True)) == 50
+
+
+def test_events_without_ids_are_known_again_when_the_file_is_cut_sorted_and_stored_anew(
+    tmp_path: Path, csv: Write
+) -> None:
+    """Named by their place, two thirds of these would pass for held out though they were trained on."""
+    data = many(tmp_path, csv)
+    trained = set(split(data, 3)["train"].facts["index"].tolist())
+    rows = np.random.default_rng(4).permutation(2000)[:500]
+    np.savez(tmp_path / "cut.npz", x=np.arange(4000, dtype=np.int32).reshape(2000, 2)[rows])
+    wanted = Wanted(shape=(2,), dtype="uint16")
+    cut = read(tmp_path / "cut.npz", csv("label\n" + "".join(f"c{i % 2}\n" for i in rows)), wanted)
+    held_out = rows[unseen(cut, trained_on(data)).facts["index"].numpy()]
+    assert 30 < len(held_out) < 130
+    assert not trained & set(held_out.tolist())
+
+
+def test_events_under_another_name_are_refused(tmp_path: Path, csv: Write) -> None:
+    """A group or id hashes into another part than the same event's bytes."""
+    by_group, by_content = many(tmp_path, csv, 200, groups=40), many(tmp_path, csv, 200)
+    np.savez(
+        tmp_path / "ids.npz", x=np.arange(400).reshape(200, 2), train_id=np.arange(200), pulse_id=[0] * 200
+    )
+    by_ids = read(tmp_path / "ids.npz", csv(labelled(200)))
+    assert [named_by(data) for data in (by_group, by_ids, by_content)] == ["group", "ids", "content"]
+    with pytest.raises(
+        ModelError, match=r"named by group .* named by content; give --labels with the column 'run'"
+    ):
+        unseen(by_content, trained_on(by_group))
+    with pytest.raises(ModelError, match=r"named by ids .* named by group; give the file with train_id"):
+        unseen(by_group, trained_on(by_ids))
+    with pytest.raises(ModelError, match=r"named by content .* named by ids; give the events without ids"):
+        unseen(by_ids, trained_on(by_content))
+    assert len(unseen(by_ids, trained_on(by_content), everything=True)) == 200
 
 
 def test_the_options_of_the_command_line() -> None:
