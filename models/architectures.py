@@ -1,9 +1,12 @@
 """The table of architectures: the only names a manifest may ask for, each with its class."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from models.manifest import Manifest, fault
 from models.networks.binned import BinnedNetwork
@@ -44,6 +47,9 @@ ARCHITECTURES: Final[Mapping[str, type[nn.Module]]] = {
     "vgg": VGG,
 }
 
+# Parameters that some constructors register, replace or drop again on their way (a parametrisation).
+SPARE_TENSORS: Final = 64
+
 
 def build_network(manifest: Manifest) -> nn.Module:
     """An untrained network of the manifest's architecture and options; raises BundleError."""
@@ -55,12 +61,47 @@ def build_network(manifest: Manifest) -> nn.Module:
         )
     try:
         network = ARCHITECTURES[manifest.architecture](**manifest.options)
-    except (TypeError, ValueError) as error:
-        raise fault(
-            "options", where, "those of the architecture", error, "train or export it again"
-        ) from error
+    except Exception as error:  # options come from a file: whatever they break, the bundle is refused
+        got = f"{type(error).__name__}: {error}"
+        raise fault("options", where, "those of the architecture", got, "train or export it again") from error
     _check_width(network, manifest, where)
     return network
+
+
+def check_tensors(manifest: Manifest, tensors: Mapping[str, Tensor], where: object) -> None:
+    """That `tensors` are those of the network, before memory is taken for it; raises BundleError.
+
+    The network is built without memory (device meta), and no further than the file has tensors: neither a
+    width of 10**9 nor a million layers in the options cost more than the file itself.
+    """
+    remedy = "architecture and weights do not belong together: export the bundle again"
+    with torch.device("meta"), _at_most(len(tensors)):
+        wanted = build_network(manifest).state_dict()
+    if set(tensors) != set(wanted):
+        differing = sorted(set(tensors) ^ set(wanted))[:8]
+        raise fault("tensor names", where, "those of the architecture", f"differing: {differing}", remedy)
+    for name, tensor in tensors.items():
+        expected, got = (wanted[name].dtype, tuple(wanted[name].shape)), (tensor.dtype, tuple(tensor.shape))
+        if expected != got:
+            raise fault(f"tensor {name!r}", where, expected, got, remedy)
+
+
+@contextmanager
+def _at_most(tensors: int) -> Iterator[None]:
+    """No network gets more parameters than this while the context lasts; raises ValueError."""
+    count = 0
+
+    def heard(_module: nn.Module, _name: str, _value: object) -> None:
+        nonlocal count
+        count += 1
+        if count > 2 * tensors + SPARE_TENSORS:
+            raise ValueError(f"more than the {tensors} tensors of the file")
+
+    hook = register_module_parameter_registration_hook(heard)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _check_width(network: Any, manifest: Manifest, where: str) -> None:

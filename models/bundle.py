@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from models.architectures import build_network
+from models.architectures import build_network, check_tensors
 from models.manifest import (
     CARD_FILE,
     GOLDEN_FILE,
@@ -85,8 +85,10 @@ def load_bundle(directory: Path) -> Bundle:
     golden_input, golden_output = _golden(golden, manifest, directory)
     arrays = {name[11:]: tensor for name, tensor in weights.items() if name.startswith("preprocess.")}
     preprocess = Preprocess(manifest.preprocess, manifest.input_shape, arrays)
+    tensors = {name[8:]: t for name, t in weights.items() if name.startswith("network.")}
+    check_tensors(manifest, tensors, directory / WEIGHTS_FILE)
     network = build_network(manifest)
-    _fill(network, {name[8:]: t for name, t in weights.items() if name.startswith("network.")}, directory)
+    network.load_state_dict(tensors)
     preprocess.eval().requires_grad_(False)
     network.eval().requires_grad_(False)
     return Bundle(manifest, preprocess, network, golden_input, golden_output, preprocess.key())
@@ -175,6 +177,8 @@ def _sha256(content: bytes) -> str:
 def _read_tensors(path: Path, sha256: str, limit_bytes: int) -> dict[str, Tensor]:
     try:
         size = path.stat().st_size
+        if not path.is_file():  # a pipe would be waited for
+            raise fault("file", path, "a regular file", "something else", _COPY_AGAIN)
         if size > limit_bytes:
             raise fault("file size", path, f"<= {limit_bytes} bytes", size, _COPY_AGAIN)
         content = path.read_bytes()
@@ -202,22 +206,6 @@ def _golden(tensors: Mapping[str, Tensor], manifest: Manifest, directory: Path) 
             "golden output", where, f"float32 {shape}", f"{packed.dtype} {tuple(packed.shape)}", _COPY_AGAIN
         )
     return raw, packed
-
-
-def _fill(network: nn.Module, tensors: Mapping[str, Tensor], directory: Path) -> None:
-    where, wanted = directory / WEIGHTS_FILE, network.state_dict()
-    if set(tensors) != set(wanted):
-        differing = sorted(set(tensors) ^ set(wanted))[:8]
-        raise fault(
-            "tensor names", where, "those of the architecture", f"differing: {differing}", _COPY_AGAIN
-        )
-    for name, tensor in tensors.items():
-        expected, got = (wanted[name].dtype, tuple(wanted[name].shape)), (tensor.dtype, tuple(tensor.shape))
-        if expected != got:
-            raise fault(
-                f"tensor {name!r}", where, expected, got, "architecture and weights do not belong together"
-            )
-    network.load_state_dict(dict(tensors))
 
 
 def write_file(path: Path, content: bytes) -> None:

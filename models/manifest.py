@@ -38,6 +38,7 @@ MAX_EVENT_ELEMENTS: Final = 1 << 26  # 64 Mi pixels, four times the largest dete
 MAX_COLUMNS: Final = 64
 MAX_LABELS: Final = 4096
 MAX_CALIBRATED: Final = 256
+MAX_EVENTS: Final = 1 << 40  # of a data set: a year at 30 kHz
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -148,6 +149,7 @@ def read_manifest(directory: Path) -> Manifest:
     check_keys(table, _KEYS, path)
     _check_header(table, path)
     columns = _columns(table["columns"], path)
+    _check_training(table["training"], path)
     fields = {key: table[key] for key in _KEYS if key != "format"}
     fields |= {"columns": columns, "calibrated": _calibrated(table["calibrated"], columns, path)}
     fields |= {"input_shape": _input_shape(table["input_shape"], path)}
@@ -176,6 +178,8 @@ def check_keys(table: Mapping[str, Any], keys: Mapping[str, type], where: object
 def _read_bytes(path: Path) -> bytes:
     try:
         size = path.stat().st_size
+        if not path.is_file():  # a pipe would be waited for
+            raise fault("manifest", path, "a regular file", "something else", _EXPORT_AGAIN)
         if size > MAX_MANIFEST_BYTES:
             raise fault("size of the manifest", path, f"<= {MAX_MANIFEST_BYTES} bytes", size, _EXPORT_AGAIN)
         return path.read_bytes()
@@ -254,6 +258,46 @@ def _column(entry: Any, where: str) -> Column:
     return Column(entry["name"], entry["dtype"], _labels(entry["labels"], where))
 
 
+# What the commands read of `training`, where it is there; whatever else is in it is for people.
+_TRAINING_KEYS: Final[dict[str, tuple[type, ...]]] = {
+    "seed": (int,),
+    "parameters": (int,),
+    "cpu_s": (int, float),
+    "events_per_s": (int, float),
+    "about": (str,),
+    "origin": (str,),
+    "limits": (str,),
+    "command": (str,),
+    "events": (dict,),
+    "stages": (list,),
+    "data": (dict,),
+}
+_DATA_KEYS: Final[dict[str, type]] = {
+    "source": str,
+    "train": int,
+    "validation": int,
+    "test": int,
+    "options": dict,
+}
+
+
+def _check_training(training: Mapping[str, Any], path: Path) -> None:
+    for key, kinds in _TRAINING_KEYS.items():
+        value = training.get(key, kinds[0]())
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            expected, got = " or ".join(kind.__name__ for kind in kinds), type(value).__name__
+            raise fault(f"training.{key}", path, expected, got, _EXPORT_AGAIN)
+    if "data" in training:
+        check_keys(training["data"], _DATA_KEYS, f"training.data of {path}")
+    counts = [*training.get("events", {}).values()]
+    counts += [training["data"][key] for key in ("train", "validation", "test") if "data" in training]
+    if not all(
+        type(count) is int and 0 <= count <= MAX_EVENTS for count in [*counts, training.get("seed", 0)]
+    ):
+        expected = "whole numbers from 0 as counts of events and as seed"
+        raise fault("training", path, expected, [*counts, training.get("seed")], _EXPORT_AGAIN)
+
+
 _CALIBRATED_KEYS: Final[dict[str, type]] = {
     "label": str,
     "threshold": float,
@@ -275,6 +319,9 @@ def _calibrated(entries: list[Any], columns: tuple[Column, ...], path: Path) -> 
         if not isinstance(entry, dict):
             raise fault("calibrated", where, "an object", type(entry).__name__, _EXPORT_AGAIN)
         check_keys(entry, _CALIBRATED_KEYS, where)
+        texts_fit = all(entry[key].isprintable() and len(entry[key]) <= 200 for key in ("data", "date"))
+        if not texts_fit or not 1 <= entry["positives"] <= MAX_EVENTS:
+            raise fault("calibrated", where, "printable texts, positives from 1", entry, _EXPORT_AGAIN)
         shares = ("threshold", "recall", "confidence", "removed_share")
         if not all(0 <= entry[key] <= 1 for key in shares):
             raise fault("calibrated", where, f"{shares} from 0 to 1", entry, _EXPORT_AGAIN)

@@ -13,6 +13,7 @@ stay as channels, a spectrum [B, N] becomes [B, 1, N].
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from models.manifest import check_keys, fault
 from models.steps import FIX, STEPS, Apply, Size
 
 ARRAY_STEPS: Final = ("dark", "gain", "mask")
+MAX_STEPS: Final = 32  # each is a pass over the event; the longest recipe has three
 
 
 class Preprocess(nn.Module):
@@ -41,6 +43,8 @@ class Preprocess(nn.Module):
         super().__init__()
         check_keys(spec, {"steps": list}, "preprocess")
         self.input_shape = tuple(input_shape)
+        if len(spec["steps"]) > MAX_STEPS:
+            raise fault("steps", "preprocess", f"at most {MAX_STEPS}", len(spec["steps"]), FIX)
         steps = [_checked(step, f"preprocess.steps[{i}]") for i, step in enumerate(spec["steps"])]
         self.spec: dict[str, Any] = {"steps": steps}
         self._register(dict(arrays or {}))
@@ -99,11 +103,13 @@ class Preprocess(nn.Module):
 def _checked(step: Any, where: str) -> dict[str, Any]:
     """A copy with exactly the keys of its kind; a whole number may stand where any number may."""
     op = step.get("op") if isinstance(step, Mapping) else step
-    if op not in (*ARRAY_STEPS, *STEPS):
+    if not isinstance(step, Mapping) or op not in (*ARRAY_STEPS, *STEPS):
         raise fault("op", where, f"one of {(*ARRAY_STEPS, *STEPS)}", repr(op), FIX)
     keys = {} if op in ARRAY_STEPS else STEPS[op].keys
     copy = {key: float(v) if keys.get(key) is float and type(v) is int else v for key, v in step.items()}
     check_keys(copy, {"op": str, **keys}, where)
+    if infinite := [key for key in keys if not math.isfinite(copy[key])]:
+        raise fault("values", where, "finite numbers", {key: copy[key] for key in infinite}, FIX)
     return copy
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from models.baseline import BaselineSubtraction
 from models.correlation import two_point_correlation
-from models.manifest import MAX_EVENT_ELEMENTS, fault
+from models.manifest import fault
 
 Apply: TypeAlias = Callable[[Tensor], Tensor]  # an nn.Module where it holds constants of its own
 Size: TypeAlias = tuple[int, int]
@@ -40,6 +40,8 @@ Values: TypeAlias = Mapping[str, Any]
 FIX: Final = "correct `preprocess` in the recipe and train or export again"
 
 MAX_ITERATIONS: Final = 100  # of the baseline: the published ten leave nothing to gain
+MAX_SMOOTHNESS: Final = 1e12  # a straight line for any spectrum of 4 million points
+MAX_NEW_ELEMENTS: Final = 1 << 22  # of a picture that a step makes: 16 MB an event
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _bin(size: Size, values: Values, where: str) -> tuple[Apply, Size]:
 def _resize(size: Size, values: Values, where: str) -> tuple[Apply, Size]:
     height, width = values["height"], values["width"]
     flat_stays_flat = (height == 1) == (size[0] == 1)
-    if min(height, width) < 1 or height * width > MAX_EVENT_ELEMENTS or not flat_stays_flat:
+    if min(height, width) < 1 or height * width > MAX_NEW_ELEMENTS or not flat_stays_flat:
         expected = f"positive sizes, height 1 for a spectrum ({size[0]} x {size[1]})"
         raise fault("resize", where, expected, dict(values), FIX)
 
@@ -148,14 +150,15 @@ def _resize(size: Size, values: Values, where: str) -> tuple[Apply, Size]:
 def _als_baseline(size: Size, values: Values, where: str) -> tuple[Apply, Size]:
     if size[0] != 1:
         raise fault("als_baseline", where, "a spectrum", f"frames of {size[0]} x {size[1]}", FIX)
-    if values["iterations"] > MAX_ITERATIONS:
-        raise fault("als_baseline", where, f"at most {MAX_ITERATIONS} iterations", values["iterations"], FIX)
+    if values["iterations"] > MAX_ITERATIONS or values["smoothness"] > MAX_SMOOTHNESS:
+        expected = f"at most {MAX_ITERATIONS} iterations and a smoothness of {MAX_SMOOTHNESS:g}"
+        raise fault("als_baseline", where, expected, dict(values), FIX)
     return BaselineSubtraction(size[1], **values), size
 
 
 def _two_point_correlation(size: Size, values: Values, where: str) -> tuple[Apply, Size]:
     rings, angles, floor = values["rings"], values["angles"], values["floor"]
-    fitting = rings >= 1 and angles >= 4 and angles % 2 == 0 and rings * angles <= MAX_EVENT_ELEMENTS
+    fitting = rings >= 1 and angles >= 4 and angles % 2 == 0 and rings * angles <= MAX_NEW_ELEMENTS
     if size[0] == 1 or not fitting or not 0 < floor < math.inf:
         expected = "a frame, rings >= 1, an even number of angles >= 4, a positive floor"
         raise fault("two_point_correlation", where, expected, dict(values), FIX)

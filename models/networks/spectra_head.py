@@ -47,10 +47,10 @@ class VotingNetwork(PhaseNetwork):
 
     def __init__(self, classes: int) -> None:
         super().__init__(classes)
-        self.decide = nn.utils.skip_init(nn.Linear, classes, classes)
-        with torch.no_grad():  # until it is fitted, the most votes decide
-            self.decide.weight.copy_(SHARPNESS * torch.eye(classes))
-            self.decide.bias.zero_()
+        # Until it is fitted, the most votes decide. On meta first: no random number is drawn for it.
+        self.decide = nn.Linear(classes, classes, device="meta")
+        self.decide.weight = nn.Parameter(SHARPNESS * torch.eye(classes))
+        self.decide.bias = nn.Parameter(torch.zeros(classes))
 
     def shares(self, x_B1N: Tensor) -> Tensor:
         """[B, L] of the vote; their largest is the published answer."""

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,3 +201,51 @@ def test_golden_check_finds_a_wrong_answer_and_nan(directory: Path) -> None:
         verify_golden(bundle, lambda _raw: bundle.golden_output * float("nan"))
     with pytest.raises(BundleError, match=r"packed output .*expected \(4, 5\), got \(4, 4\)"):
         verify_golden(bundle, lambda _raw: bundle.golden_output[:, 1:])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden": [10**9]},
+        {"hidden": [200_000]},
+        {"hidden": [8] * 100_000},
+        {"hidden": [-8]},
+        {"hidden": []},
+        {"hidden": "wide"},
+        {"points": 10**12},
+        {"latent": 0},
+        {"latent": {"a": [1]}},
+        {"colour": "red"},
+    ],
+)
+def test_hostile_options_are_refused_before_they_cost_memory(directory: Path, change: dict[str, Any]) -> None:
+    rewrite(directory, lambda table: table["options"].update(change))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BundleError, match=r"options in|tensor .* in|tensor names in"):
+        load_bundle(directory)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "KiB"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors"])
+def test_a_pipe_is_not_waited_for(directory: Path, name: str) -> None:
+    (directory / name).unlink()
+    os.mkfifo(directory / name)
+    with pytest.raises(BundleError, match="expected a regular file"):
+        load_bundle(directory)
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"seed": "x"}, "training.seed in .*expected int, got str"),
+        ({"data": 5}, "training.data in .*expected dict, got int"),
+        ({"data": {"source": "droplets"}}, "missing key in training.data"),
+        ({"events": {"test": "3"}}, "whole numbers from 0"),
+        ({"seed": -1}, "whole numbers from 0"),
+        ({"about": None}, "training.about in .*expected str"),
+    ],
+)
+def test_hostile_training_record_is_refused(directory: Path, training: dict[str, Any], said: str) -> None:
+    rewrite(directory, lambda table: table["training"].update(training))
+    with pytest.raises(BundleError, match=said):
+        load_bundle(directory)

@@ -100,6 +100,11 @@ def test_signed_log_is_odd_and_finite_at_zero() -> None:
             "crop in .*a rectangle inside 4 x 4",
         ),
         ({"steps": [{"op": "clip", "low": 2, "high": 1.0}]}, "clip in .*low below high"),
+        ({"steps": ["log1p"]}, r"op in preprocess.steps\[0\].*got 'log1p'"),
+        ({"steps": [{"op": ["x"]}]}, r"op in preprocess.steps\[0\].*got \['x'\]"),
+        ({"steps": [{"op": "scale", "offset": 1e999, "factor": 1.0}]}, "values in .*finite numbers.*offset"),
+        ({"steps": [{"op": "log1p"}] * 33}, "steps in preprocess: expected at most 32, got 33"),
+        ({"steps": [{"op": "resize", "height": 60_000, "width": 60_000}]}, "resize in .*positive sizes"),
         ({"steps": [3]}, r"op in preprocess.steps\[0\].*got 3"),
         ({"steps": [{"op": "scale", "offset": 0, "factor": 0}]}, "scale in .*a factor other than 0"),
         (
