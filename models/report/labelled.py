@@ -29,7 +29,7 @@ class Labelled:
 
 def notes_on_classes(case: Case, own: Labelled) -> tuple[str, ...]:
     """Which classes have no score, or only 0, and why."""
-    occurs, is_said = own.truth.any(0), own.said.any(0)
+    occurs, is_said = (own.truth.sum(0) > 0).tolist(), (own.said.sum(0) > 0).tolist()
     silent = [name for name, t, s in zip(own.names, occurs, is_said, strict=True) if not t and not s]
     wrong = [name for name, t, s in zip(own.names, occurs, is_said, strict=True) if not t and s]
     untold = [name for name in case.labels("p") if name not in own.names]

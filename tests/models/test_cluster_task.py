@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics
 
 from models.data_sets.data_set import DataSet
 from models.fit import fit
@@ -40,6 +41,9 @@ RECIPES = {
 }
 
 
+OTHERS = ("baseline", "baseline_pca", "supervised_neighbours", "published_in_sample")
+
+
 @pytest.mark.parametrize("name", [*RECIPES])
 def test_from_events_to_scores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, train, test = RECIPES[name], events(40), events(20, 1)
@@ -54,17 +58,19 @@ def test_from_events_to_scores(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert packed.shape == (20, sum(column.width for column in task.columns))
     assert set(packed[:, -2]) <= {0.0, 1.0, 2.0}
     scored = task.score(network, train, test)
-    for prefix in (
-        "",
-        "baseline_",
-        "baseline_pca_",
-        "supervised_neighbours_",
-        "in_sample_",
-        "published_in_sample_",
+    truth, seen = primary_class(test), answers(task.preprocess, network, train)
+    mu, log_variance = packed[:, :4].astype(np.float64), packed[:, 4:8].astype(np.float64)
+    for prefix, classes, clusters in (
+        ("", truth, packed[:, -2]),
+        ("in_sample_", primary_class(train), seen[:, -2]),
     ):
-        assert -0.5 <= scored[f"{prefix}adjusted_rand"] <= 1
-        assert 0 <= scored[f"{prefix}homogeneity"] <= 1
-    assert len(scored["latent_nats"]) == 4
+        expected = metrics.adjusted_rand_score(classes, clusters)
+        assert scored[f"{prefix}adjusted_rand"] == pytest.approx(expected, abs=1e-5)
+        expected = metrics.homogeneity_score(classes, clusters)
+        assert scored[f"{prefix}homogeneity"] == pytest.approx(expected, abs=1e-5)
+    assert {f"{method}_adjusted_rand" for method in OTHERS} <= set(scored)
+    nats = 0.5 * (mu**2 + np.exp(log_variance) - 1 - log_variance).mean(0)
+    assert list(scored["latent_nats"].values()) == pytest.approx(nats, abs=1e-3)
 
 
 def test_labels_are_not_used() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models.data_sets.data_set import DataSet
+from models.fit import fit
 from models.manifest import ModelError
 from models.phase_baseline import fit_linear
 from models.phase_scores import believability
@@ -64,12 +65,8 @@ CNN: dict[str, Any] = {"widths": [4, 4], "kernels": [8, 3], "steps": [[4, 2], [1
 
 
 def descend(task: PhaseTask, train: DataSet, steps: int = 30) -> None:
-    optimiser = torch.optim.AdamW(task.module.parameters(), 1e-2)
-    task.module.train()
-    for _ in range(steps):
-        optimiser.zero_grad()
-        task.loss(train).backward()
-        optimiser.step()
+    """So many steps with all events in each."""
+    fit(task, Stage("fit", steps, steps, 0, 1e-2, 0.0), (train, train), seed=0)
 
 
 def test_trains_and_scores_beside_its_baselines() -> None:

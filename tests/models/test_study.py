@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from models import study
+from models.data_sets.data_set import DataSet
 from models.fit import Hardware
 from models.manifest import ModelError
 from models.recipes.droplets import droplet_cnn
 from models.study import Lab, draw, faint_curve, main, noise_curve, size_curve, trained
+from models.tasks.labels import LabelTask
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +28,24 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tiny, tmp_path_factory.mktemp("cache"), hardware, Console(quiet=True), steps=4)
 
 
-def test_every_size_gets_its_own_training(lab: Lab) -> None:
+def test_every_size_gets_its_own_training(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    trainings: list[dict[str, torch.Tensor]] = []
+
+    def watched(lab: Lab, pair: tuple[DataSet, DataSet]) -> tuple[LabelTask, nn.Module]:
+        task, network = trained(lab, pair)
+        seen.append((len(pair[0]), len(pair[1])))
+        trainings.append(network.state_dict())
+        return task, network
+
+    monkeypatch.setattr(study, "trained", watched)
     rows = size_curve(lab, [10, 40])
     assert [row["events"] for row in rows] == [10, 40]
-    assert all(0 <= row["macro_f1"] <= 1 for row in rows)
+    assert seen == [(10, 2), (40, 8)]  # a fifth as many choose epoch and thresholds
+    first, second = (
+        torch.cat([w.flatten() for w in own.values() if w.is_floating_point()]) for own in trainings
+    )
+    assert not torch.equal(first, second)
 
 
 def test_noise_changes_the_photons_and_not_the_droplets(lab: Lab) -> None:
@@ -86,5 +103,5 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     arguments = ["droplet_cnn", "--out", str(tmp_path / "s.json"), "--bundle", str(bundle), "--sizes", "x"]
     assert main(arguments) == 1
     said = capsys.readouterr().err
-    assert "--sizes: expected numbers" in said or "--bundle" in said
+    assert "--sizes: expected numbers" in said
     assert not (tmp_path / "s.json").exists()
