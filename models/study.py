@@ -126,10 +126,13 @@ def draw(study: Mapping[str, Any], path: Path) -> None:
         ) from error
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    _curve(left, study.get("sizes", []), ("events", "o-", "held-out images"))
+    sizes = study.get("sizes", [])
+    _curve(left, sizes, ("events", "o-", f"{study.get('size_steps', 0)} steps of descent each"))
+    left.set_xticks([row["events"] for row in sizes], [f"{row['events']}" for row in sizes])
+    left.minorticks_off()
     _curve(right, study.get("noise", []), ("photons", "o-", "trained on all photon numbers"))
     if study.get("faint"):
-        label = f"trained on {study['faint_photons']:.0e} photons alone"
+        label = f"trained on {study['faint_photons']:,.0f} photons"
         _curve(right, study["faint"], ("photons", "s--", label))
     left.set(xlabel="training images", ylabel="macro-F1 over the classes", ylim=(0, 1))
     right.set(xlabel="photons in each held-out image")
