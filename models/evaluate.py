@@ -25,7 +25,7 @@ from models.data_sets.data_set import DataSet
 from models.manifest import HELD_OUT, Manifest, ModelError
 from models.report import classifier, clusters, phases, structure
 from models.report.asked import arguments, load_data
-from models.report.case import Case, Findings, make_case, recorded_on
+from models.report.case import Case, Findings, Headline, make_case, recorded_on
 from models.report.measures import plain
 from models.report.output import write
 from models.report.page import Cell, Chapter, Section, Table, render
@@ -142,7 +142,7 @@ def _headlines(found: Mapping[str, Findings], manifest: Manifest, source: Source
             line.value,
             line.baseline,
             line.meaning,
-            baselines(recorded_on(manifest, source.origin(split)), line.key, line.baseline_key),
+            _other_methods(manifest, source.origin(split), line),
         ]
         for split, own in found.items()
         for line in own.headlines
@@ -159,6 +159,10 @@ def _headlines(found: Mapping[str, Findings], manifest: Manifest, source: Source
         "events; the distance to the best of them is what the network is worth."
     )
     return Section("Scores", (Table(caption, head, rows), *notes))
+
+
+def _other_methods(manifest: Manifest, origin: str, line: Headline) -> str:
+    return baselines(recorded_on(manifest, origin), manifest.kind, line.key, line.baseline_key)
 
 
 def _limits(manifest: Manifest) -> Section:

@@ -165,6 +165,7 @@ th, td { text-align: left; padding: .3rem .9rem .3rem .4rem; border-bottom: 1px 
 thead th { background: var(--soft); vertical-align: bottom; }
 tbody th { font-weight: 600; white-space: nowrap; }
 td { overflow-wrap: anywhere; min-width: 3.5rem; }
+thead + tbody td { overflow-wrap: break-word; }
 th.number { text-align: right; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: 1.25rem 0 1.75rem; }

@@ -14,6 +14,9 @@ MAX_ROWS: Final = 64  # of a list of numbers more are a curve, and belong into r
 MAX_LIST: Final = 8  # numbers of a list that stand in one cell
 THIS: Final = "this bundle"
 METHODS: Final = ("baseline", "published", "supervised")  # first words of what others scored
+# What `baseline_` alone is, by kind of bundle, and what short names stand for; the tasks say more of each.
+NAMELESS: Final = {"vae_mixture": "spectral clustering", "encoder_decoder": "principal components"}
+SPELLED: Final = {"pls": "partial least squares", "pca": "principal components"}
 _NO_CELL: Final = object()
 _NONE: Final = "The manifest records no scores."
 
@@ -87,7 +90,7 @@ def _columns(nested: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(names) if names and filled > 0.5 * len(names) * len(nested) else ()
 
 
-def baselines(recorded_here: Mapping[str, Any], key: str, shown: str = "") -> str:
+def baselines(recorded_here: Mapping[str, Any], kind: str, key: str, shown: str = "") -> str:
     """What is recorded for the score `key` of other methods on these events, but for the name `shown`, which
     stands elsewhere: "linear 0.989"."""
     names = [name for name in recorded_here if re.fullmatch(rf"baseline_(.+_)?{key}", name) and name != shown]
@@ -96,7 +99,9 @@ def baselines(recorded_here: Mapping[str, Any], key: str, shown: str = "") -> st
         name.removeprefix("baseline_").removesuffix(key).strip("_"): value for name, value in found.items()
     }
     return ", ".join(
-        f"{name or 'baseline'} {show(value)}" for name, value in named.items() if _is_cell(value)
+        f"{SPELLED.get(name, name).replace('_', ' ') or NAMELESS.get(kind, 'baseline')} {show(value)}"
+        for name, value in named.items()
+        if _is_cell(value)
     )
 
 

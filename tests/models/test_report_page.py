@@ -143,8 +143,10 @@ def test_flat_scores_of_other_methods_become_one_table() -> None:
 
 def test_baselines_of_a_score_are_found_by_its_name() -> None:
     scores = {"test": {"f1": 0.9, "baseline_f1": 0.5, "baseline_linear_f1": 0.7, "baseline_macro_f1x": 0.1}}
-    assert baselines(scores, "test", "f1") == "baseline 0.500, linear 0.700"
-    assert baselines(scores, "ramps", "f1") == ""
+    assert baselines(scores["test"], "classifier", "f1") == "baseline 0.500, linear 0.700"
+    assert baselines(scores["test"], "vae_mixture", "f1").startswith("spectral clustering 0.500")
+    assert baselines(scores["test"], "classifier", "f1", "baseline_f1") == "linear 0.700"
+    assert baselines({}, "classifier", "f1") == ""
     (table,) = recorded({"p": [0.5, 1.0], "long": list(range(99))}).parts
     assert isinstance(table, Table)
     assert table.rows == [["p", "0.500, 1.000"]]
