@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from models.bundle import Bundle, load_bundle
+from models.command import set_threads
 from models.data_sets.data_set import DataSet
 from models.data_sets.files import add_data_arguments, bundle_events
 from models.data_sets.splits import cache_folder, held_out
@@ -101,9 +101,9 @@ def _more(error: TooFewError, splits: Mapping[str, DataSet], asked: Asked) -> To
 def main(given: list[str] | None = None) -> int:
     """The command; exit status 1 and one line on stderr if no threshold can be promised."""
     options = _parser().parse_args(given)
-    torch.set_num_threads(options.threads)
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, soft_wrap=True)
     try:
+        set_threads(options.threads)
         folder = _folder(options)
         bundle = load_bundle(folder)
         check_class(bundle.manifest, options.label)

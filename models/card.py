@@ -48,16 +48,31 @@ def _stages(training: dict[str, Any]) -> str:
 
 
 def _data(training: dict[str, Any]) -> str:
-    counts = training["events"]
-    numbers = f"{counts['train']} events for training, {counts['validation']} for validation"
+    numbers = _counts(training["events"])
+    if "files" in training:
+        return _files(training["files"], numbers)
     if "data" not in training:
-        return f"From files: {numbers}, {counts['test']} held out."
+        return f"Not named: {numbers}."
     data = training["data"]
     return (
         f"Simulated (`{data['source']}` of `models/data_sets/simulated.py`, {data['options']}): {numbers}, "
-        f"{counts['test']} held out, from disjoint seeds. No measured event was seen.\n"
+        "from disjoint seeds. Trained on no measured event.\n"
         "On measured data expect less, and score it before relying on it."
     )
+
+
+def _counts(events: dict[str, int]) -> str:
+    """Every split that is in the manifest; all but two of them are held out."""
+    held_out = [f"{name} {n}" for name, n in events.items() if name not in ("train", "validation")]
+    parts = f"{events['train']} events for training, {events['validation']} for validation"
+    return f"{parts}, held out: {', '.join(held_out)}"
+
+
+def _files(files: dict[str, Any], numbers: str) -> str:
+    named = [f"{key} `{files[key]}`" for key in ("dataset", "source", "key", "labels") if files[key]]
+    by = {"group": f"their group (`{files['group']}`)", "ids": "train and pulse", "content": "their bytes"}
+    source = ", ".join([f"`{files['data']}`", *named])
+    return f"Events of {source}, split by a hash of {by[files['named_by']]}: {numbers}."
 
 
 def _scores(scores: dict[str, Any]) -> str:

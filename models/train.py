@@ -1,14 +1,15 @@
 """Train a recipe into a bundle: `streamer train RECIPE --out DIR`.
 
-Owns the way from data to a written and verified bundle: splits, stages, scores, card. The descent is in
-`models.fit`; what is special to one kind of model in `models.tasks`.
+Owns the way from data to a written and verified bundle: splits, stages, scores. The descent is in
+`models.fit`; what is special to one kind of model in `models.tasks`; what the bundle says of its training in
+`models.provenance`, the options in `models.train_options`, the folder in `models.training_folder`.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -21,22 +22,25 @@ from torch import Tensor, nn
 from models import fit as descent
 from models.bundle import GOLDEN_EVENTS, save_bundle
 from models.card import model_card
-from models.checkpoint import Checkpoint
+from models.checkpoint import Checkpoint, data_sha256, writing
+from models.command import base_name, set_threads, typed
 from models.data_sets.data_set import DataSet
-from models.data_sets.files import Wanted, add_data_arguments, data_from, load_files
+from models.data_sets.files import Wanted, data_from, load_files
 from models.data_sets.hash_split import split
-from models.data_sets.splits import cache_folder, load_split, split_names
+from models.data_sets.splits import load_split, split_names
 from models.fit import Epoch, Hardware
 from models.manifest import INPUT_DTYPES, Manifest, ModelError
+from models.provenance import Made, described, files_record
 from models.recipes.recipe import Recipe
-from models.recipes.table import RECIPES, recipe
 from models.tasks.table import TASKS, make_task
 from models.tasks.task import Task, answers
+from models.train_options import bundle_name, chosen, hardware, parser, refuse_lost
+from models.training_folder import STATE_FOLDER, has_state, locked, refuse_bundle
 
 UNSEEN: Final = ("train", "validation")  # splits that are not scored
 SPEED_EVENTS: Final = 32  # a batch as the stream has under load
 SPEED_TRIALS: Final = 5
-STATE_FOLDER: Final = ".training"
+STOPPED: Final = 130  # exit status of a program that was ended with ^C
 
 Splits = Mapping[str, DataSet]
 
@@ -50,26 +54,32 @@ class Where:
     console: Console
 
 
-def train_bundle(recipe: Recipe, splits: Splits, where: Where, simulated: bool = True) -> Manifest:
+def train_bundle(recipe: Recipe, splits: Splits, where: Where, made: Made | None = None) -> Manifest:
     """Everything from events to a written and verified bundle.
 
     `splits`: train, validation, and those that are scored. Stopped and called again it goes on where it was.
     Raises ModelError.
     """
+    made = made or Made(recipe.name, f"streamer train {recipe.name} --out {base_name(where.out)}")
+    states = _checkpoints(recipe, splits, where)
+    refuse_bundle(where.out, states)
+    manifest = _train(recipe, splits, where, (made, states))
+    for state in states:
+        state.remove()
+    return manifest
+
+
+def _train(recipe: Recipe, splits: Splits, where: Where, made: tuple[Made, Sequence[Checkpoint]]) -> Manifest:
     torch.manual_seed(recipe.seed)
-    task = make_task(recipe, splits["train"])
-    started_s = time.process_time()
-    stages = [
-        _run_stage(recipe, stage_index, task, splits, where) for stage_index in range(len(recipe.stages))
-    ]
+    task, (asked, states) = make_task(recipe, splits["train"]), made
+    stages = [_run_stage(recipe, state, task, splits, where) for state in enumerate(states)]
     network = task.finish(splits["train"], splits["validation"]).eval()
-    training = _described(recipe, simulated) | {
+    training = described(recipe, asked, splits["train"]) | {
         "stages": stages,
         "events": {name: len(data) for name, data in splits.items()},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "cpu_s": round(time.process_time() - started_s, 1),
+        "cpu_s": round(time.process_time() - states[0].begun_s, 1),
         "events_per_s": round(events_per_s(task, network, splits["test"]), 1),
-        "command": f"streamer train {recipe.name} --out {where.out.name}",
     }
     where.console.print("scoring ...")
     scored = {
@@ -77,15 +87,17 @@ def train_bundle(recipe: Recipe, splits: Splits, where: Where, simulated: bool =
         for name, data in splits.items()
         if name not in UNSEEN
     }
-    manifest = _manifest(recipe, task, scored, training | {"input_dtype": _dtype(splits["test"].inputs)})
+    training |= {"name": asked.name, "input_dtype": _dtype(splits["test"].inputs)}
+    manifest = _manifest(recipe, task, scored, training)
     golden = golden_events(task, network, splits["test"])
-    written = save_bundle(where.out, manifest, (task.preprocess, network), golden, model_card)
-    for index in range(len(recipe.stages)):
-        _checkpoint(recipe, index, splits, where).remove()
-    return written
+    with writing(where.out):
+        return save_bundle(where.out, manifest, (task.preprocess, network), golden, model_card)
 
 
-def _run_stage(recipe: Recipe, index: int, task: Task, splits: Splits, where: Where) -> dict[str, Any]:
+def _run_stage(
+    recipe: Recipe, state: tuple[int, Checkpoint], task: Task, splits: Splits, where: Where
+) -> dict[str, Any]:
+    index, checkpoint = state
     stage, pair = recipe.stages[index], (splits["train"], splits["validation"])
     task.begin(stage, splits["train"])
     progress = descent.fit(
@@ -95,7 +107,7 @@ def _run_stage(recipe: Recipe, index: int, task: Task, splits: Splits, where: Wh
         recipe.seed + index,
         where.hardware,
         lambda epoch: where.console.print(_line(epoch)),
-        _checkpoint(recipe, index, splits, where),
+        checkpoint,
     )
     history = [[round(a, 5), round(b, 5)] for a, b in progress.history]
     return asdict(stage) | {
@@ -105,22 +117,24 @@ def _run_stage(recipe: Recipe, index: int, task: Task, splits: Splits, where: Wh
     }
 
 
-def _checkpoint(recipe: Recipe, index: int, splits: Splits, where: Where) -> Checkpoint:
-    described = {"recipe": asdict(recipe), "events": {name: len(data) for name, data in splits.items()}}
-    path = where.out / STATE_FOLDER / f"{index}-{recipe.stages[index].name}.safetensors"
-    return Checkpoint(path, described | {"bfloat16": where.hardware.bfloat16})
+def _checkpoints(recipe: Recipe, splits: Splits, where: Where) -> list[Checkpoint]:
+    """The state of each stage. Raises ModelError if one is there that another training left."""
+    folder = where.out / STATE_FOLDER
+    made_by = {
+        "recipe": asdict(recipe),
+        "events": {name: len(data) for name, data in splits.items()},
+        "data_sha256": data_sha256([splits[name] for name in UNSEEN]),
+        "bfloat16": where.hardware.bfloat16,
+    }
+    paths = [folder / f"{index}-{stage.name}.safetensors" for index, stage in enumerate(recipe.stages)]
+    found = [Checkpoint(path, made_by).read() for path in paths]
+    before_s = max((state[1].get("cpu_s", 0.0) for state in found if state is not None), default=0.0)
+    return [Checkpoint(path, made_by, time.process_time() - before_s) for path in paths]
 
 
 def _line(epoch: Epoch) -> str:
     losses = f"train {epoch.train_loss:.4f}  validation {epoch.validation_loss:.4f}"
     return f"{epoch.stage} epoch {epoch.number:3d}  {losses}"
-
-
-def _described(recipe: Recipe, simulated: bool) -> dict[str, Any]:
-    """What of the recipe goes into `training`; the data only if they can be simulated again."""
-    table = asdict(recipe)
-    kept = ["task", "seed", "extra", "about", "origin", "limits"] + (["data"] if simulated else [])
-    return {"recipe": recipe.name} | {name: table[name] for name in kept}
 
 
 def _dtype(inputs: Tensor) -> str:
@@ -132,7 +146,7 @@ def _dtype(inputs: Tensor) -> str:
 
 def _manifest(recipe: Recipe, task: Task, scored: dict[str, Any], training: dict[str, Any]) -> Manifest:
     return Manifest(
-        name=recipe.name,
+        name=training.pop("name"),
         kind=task.kind,
         architecture=recipe.architecture,
         options=dict(task.options),
@@ -192,71 +206,48 @@ def _bar(progress: Progress, name: str, recipe: Recipe) -> Callable[[int], None]
     return lambda done: progress.update(bar, completed=done)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="streamer train", description="Train a recipe into a bundle.")
-    parser.add_argument("recipe", choices=tuple(RECIPES))
-    parser.add_argument("--out", type=Path, required=True, help="folder of the bundle; state while training")
-    parser.add_argument("--threads", type=int, default=1, help="1: the seed decides every bit of the weights")
-    parser.add_argument("--seed", type=int, help="in place of the recipe's, 0 to 99999")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="of matrix products; auto: bfloat16 on CUDA",
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=cache_folder(), help="folder that keeps simulated events"
-    )
-    parser.add_argument(
-        "--data", type=Path, help="file or folder of own events in place of the recipe's simulated ones"
-    )
-    add_data_arguments(parser)
-    return parser
-
-
-def _splits(chosen: Recipe, options: argparse.Namespace, console: Console) -> dict[str, DataSet]:
+def _events(
+    recipe: Recipe, options: argparse.Namespace, console: Console
+) -> tuple[dict[str, DataSet], dict[str, Any] | None]:
+    """The splits, and where they came from if from files."""
     if options.data is None:
-        return simulated_splits(chosen, options.cache, console)
-    kind = TASKS[chosen.task].kind
+        return simulated_splits(recipe, options.cache, console), None
+    kind = TASKS[recipe.task].kind
     classes = kind in ("classifier", "phases")
     wanted = Wanted(labelled=kind != "vae_mixture", classes=classes, exclusive=kind == "phases")
-    return split(load_files(data_from(options.data, options), wanted), chosen.seed)
+    data = data_from(options.data, options)
+    events = load_files(data, wanted)
+    return split(events, recipe.seed), files_record(data, events)
 
 
-def _hardware(options: argparse.Namespace) -> Hardware:
-    name = options.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"--device {name}: expected a CUDA device, torch sees none; use --device cpu")
-    automatic = options.precision == "auto" and name.startswith("cuda")
-    return Hardware(torch.device(name), automatic or options.precision == "bfloat16")
-
-
-def _chosen(options: argparse.Namespace) -> Recipe:
-    chosen = recipe(options.recipe)
-    if options.seed is None:
-        return chosen
-    if not 0 <= options.seed < 100_000:
-        raise ModelError(f"--seed: expected 0 to 99999, got {options.seed}; the splits add to it")
-    return replace(chosen, seed=options.seed)
+def _run(options: argparse.Namespace, given: Sequence[str], console: Console) -> Manifest:
+    set_threads(options.threads)
+    refuse_lost(options)
+    recipe = chosen(options)
+    name, where = bundle_name(recipe, options), Where(options.out, hardware(options), console)
+    refuse_bundle(options.out)
+    command = typed("streamer train", given, (options.out, options.cache, options.data, options.labels))
+    with locked(options.out):
+        splits, files = _events(recipe, options, console)
+        return train_bundle(recipe, splits, where, Made(name, command, files))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; exit status 1 and one line on stderr if a recipe or its data is unusable."""
-    options = _parser().parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    console = Console()
+    given = sys.argv[1:] if arguments is None else arguments
+    options, console, errors = parser().parse_args(given), Console(), Console(stderr=True, soft_wrap=True)
     try:
-        chosen = _chosen(options)
-        where = Where(options.out, _hardware(options), console)
-        manifest = train_bundle(chosen, _splits(chosen, options, console), where, options.data is None)
+        manifest = _run(options, given, console)
     except ModelError as error:
-        Console(stderr=True).print(str(error), markup=False, highlight=False)
+        errors.print(str(error), markup=False, highlight=False)
         return 1
+    except KeyboardInterrupt:
+        saved = has_state(options.out)
+        way = "goes on from the last saved epoch" if saved else "begins anew, as no epoch was saved"
+        errors.print(f"stopped; the same command {way}", highlight=False)
+        return STOPPED
     console.print_json(data=manifest.scores)
-    console.print(f"bundle: {options.out}")
+    console.print(f"bundle: {options.out}", soft_wrap=True)
     return 0
 
 

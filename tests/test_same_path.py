@@ -49,7 +49,7 @@ def events(n: int, seed: int) -> DataSet:
 def test_training_and_stream_agree(tmp_path: Path) -> None:
     splits = {"train": events(64, 0), "validation": events(32, 1), "test": events(32, 2)}
     where = Where(tmp_path / "small", Hardware(torch.device("cpu"), False), Console(quiet=True))
-    train_bundle(RECIPE, splits, where, simulated=False)
+    train_bundle(RECIPE, splits, where)
     bundle = load_bundle(tmp_path / "small")
     trained = make_task(RECIPE, splits["train"])
     trained.module.load_state_dict(bundle.network.state_dict())

@@ -1,23 +1,31 @@
 """The training command from end to end on a few events, that a seed decides the result, and resuming."""
 
+import json
+import re
+import resource
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors import safe_open
 
 from models import fit, train
 from models.bundle import BFLOAT16, load_bundle, run_bundle, verify_golden
 from models.checkpoint import Checkpoint
+from models.command import typed
 from models.data_sets.data_set import DataSet
 from models.data_sets.splits import held_out, load_split, split_names
 from models.fit import Hardware
 from models.manifest import Manifest, ModelError
 from models.recipes.recipe import Data, Recipe
-from models.recipes.table import recipe
+from models.recipes.table import RECIPES, recipe
 from models.tasks.table import make_task
+from models.training_folder import STATE_FOLDER, locked
 
 CPU = Hardware(torch.device("cpu"), False)
 
@@ -53,7 +61,15 @@ def test_recipe_becomes_a_verified_bundle(tmp_path: Path) -> None:
     assert "baseline_" in card
     assert str(tmp_path) not in card + (tmp_path / "out" / "manifest.json").read_text()
     assert not list((tmp_path / "out").rglob("*.safetensors.part"))
-    assert not list((tmp_path / "out" / train.STATE_FOLDER).iterdir()), "the state is not needed any more"
+    assert not list((tmp_path / "out" / STATE_FOLDER).iterdir()), "the state is not needed any more"
+    assert "48 events for training, 16 for validation, held out: test 24" in card
+    assert "Trained on no measured event." in card
+    assert (written.training["command"], written.name) == (
+        "streamer train diffraction_ednn --out out",
+        "diffraction_ednn",
+    )
+    with pytest.raises(ModelError, match=r"got one that holds a bundle; name another, or delete it"):
+        write(small(), tmp_path)
     again = held_out(written, tmp_path / "cache")
     assert torch.equal(again["test"].inputs, splits(small(), tmp_path / "cache")["test"].inputs)
 
@@ -90,13 +106,76 @@ def test_stopped_and_resumed_is_as_never_stopped(tmp_path: Path, monkeypatch: py
 
 
 def test_state_of_another_training_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "out" / train.STATE_FOLDER / "0-fit.safetensors"
+    path = tmp_path / "out" / STATE_FOLDER / "0-fit.safetensors"
     Checkpoint(path, {"recipe": "another"}).write({"now.x": torch.zeros(1)}, {"step": 1})
     with pytest.raises(ModelError, match="another recipe, seed or data; delete it"):
         write(small(), tmp_path)
     path.write_bytes(b"cut")
     with pytest.raises(ModelError, match=r"unreadable file .*; delete it"):
         write(small(), tmp_path)
+
+
+def stopped(chosen: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the state of a training that was ended after its first epoch."""
+    whole = fit.Descent.epoch
+
+    def one(descent: fit.Descent) -> fit.Epoch:
+        if descent.progress.epoch == 1:
+            raise KeyboardInterrupt
+        return whole(descent)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "CHECKPOINT_EVERY_S", 0.0)
+        patch.setattr(fit.Descent, "epoch", one)
+        with pytest.raises(KeyboardInterrupt):
+            write(chosen, folder)
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_state_of_other_events_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """As many events with the same recipe: other labels, or other inputs, are another training."""
+    stopped(small(), tmp_path, monkeypatch)
+    parts = splits(small(), tmp_path / "cache")
+    where = train.Where(tmp_path / "out", CPU, Console(quiet=True))
+    data = parts[part]
+    for other in (replace(data, targets=data.targets.flip(0)), replace(data, inputs=data.inputs + 1)):
+        with pytest.raises(ModelError, match="another recipe, seed or data; delete it"):
+            train.train_bundle(small(), {**parts, part: other}, where)
+    written = train.train_bundle(small(), parts, where)
+    assert written.training["stages"][0]["epochs_run"] == 2
+
+
+def test_the_time_before_a_stop_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(small(), tmp_path, monkeypatch)
+    (path,) = (tmp_path / "out" / STATE_FOLDER).iterdir()
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    state = Checkpoint(path, facts["made_by"]).read()
+    assert state is not None
+    path.unlink()
+    Checkpoint(path, facts["made_by"], time.process_time() - 500).write(state[0], state[1] | {"cpu_s": 500.0})
+    assert 500 <= write(small(), tmp_path).training["cpu_s"] < 600
+
+
+def test_a_bundle_beside_the_state_of_another_training_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(small(), tmp_path, monkeypatch)
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    (path,) = (tmp_path / "out" / STATE_FOLDER).iterdir()
+    path.rename(path.with_name("0-of_another.safetensors"))
+    with pytest.raises(ModelError, match="got one that holds a bundle"):
+        write(small(), tmp_path)
+
+
+def test_a_folder_is_for_one_training(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with locked(out), pytest.raises(ModelError, match="another training writes to; wait for it"), locked(out):
+        pass
+    assert not out.exists(), "what stayed empty goes"
+    with locked(out):
+        (out / "kept").touch()
+    assert [path.name for path in out.iterdir()] == ["kept"]
 
 
 def test_training_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
@@ -144,9 +223,147 @@ def test_command_refuses_an_unknown_recipe(capsys: pytest.CaptureFixture[str], t
     assert "droplet_cnn" in capsys.readouterr().err
 
 
-def test_command_refuses_a_seed_that_would_mix_the_splits(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command says on one line before it gives up."""
+    capsys.readouterr()
+    assert train.main([*arguments]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def test_command_refuses_before_it_simulates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line each, however long; the cache stays empty."""
+    out, blocked = str(tmp_path / "out"), tmp_path / "a_file"
+    blocked.touch()
+    arguments = ["diffraction_ednn", "--cache", str(tmp_path / "cache"), "--out"]
+    for more, message in (
+        (("--seed", "100000"), "--seed: expected 0 to 99999"),
+        (("--threads", "0"), "--threads: expected 1 or more, got 0"),
+        (("--device", "gpu"), "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (("--device", "cuda:99"), "--device cuda:99: expected a CUDA device"),
+        (("--name", "my cnn"), "name in --name: expected"),
+        (("--labels", "l.csv", "--group", "run"), "--labels, --group: expected --data with the events"),
+    ):
+        assert message in refusal(capsys, *arguments, out, *more)
+    assert "expected a folder with room to write to" in refusal(capsys, *arguments, str(blocked / "out"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    assert "got one that holds a bundle" in refusal(capsys, *arguments, out)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a_file").touch()
+    with pytest.raises(ModelError, match=r"expected a folder to keep events in.*another with --cache"):
+        load_split(small(), "test", tmp_path / "a_file")
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """A limit on the size of a file stands for it; the state before stays, and nothing half written."""
+    state, limits = Checkpoint(tmp_path / "0-fit.safetensors", {}), resource.getrlimit(resource.RLIMIT_FSIZE)
+    state.write({"x": torch.zeros(1)}, {})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(ModelError, match="expected a folder with room to write to"):
+            state.write({"x": torch.zeros(100_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    read = state.read()
+    assert read is not None
+    assert len(read[0]["x"]) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_help_lists_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    said = capsys.readouterr().out
+    assert "{droplet_cnn" not in said, "a list in braces is read by nobody"
+    for name, make in RECIPES.items():
+        assert re.search(rf"^  {name} +{re.escape((make.__doc__ or '?').splitlines()[0])}$", said, re.M), name
+
+
+def test_a_stopped_command_says_how_it_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["diffraction_ednn", "--out", str(tmp_path / "out"), "--cache", str(tmp_path)]
-    assert train.main([*arguments, "--seed", "100000"]) == 1
-    assert "--seed: expected 0 to 99999" in capsys.readouterr().err
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_events", stop)
+    arguments = ["diffraction_ednn", "--out", str(tmp_path / "out")]
+    assert train.main(arguments) == 130
+    assert "the same command begins anew, as no epoch was saved" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    Checkpoint(tmp_path / "out" / STATE_FOLDER / "0-fit.safetensors", {}).write({}, {})
+    assert train.main(arguments) == 130
+    assert "the same command goes on from the last saved epoch" in capsys.readouterr().err
+
+
+# --- own files --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command that trains on 60 images of two shapes in twelve runs, in one short epoch."""
+    chosen = recipe("droplet_cnn")
+    quick = replace(
+        chosen,
+        stages=(replace(chosen.stages[0], epochs=1, batch=16),),
+        options={"labels": 11, "widths": [4], "blocks": [1]},
+    )
+    monkeypatch.setattr("models.train_options.recipe", lambda _: quick)
+    bright = np.arange(60) % 2 * 400
+    frames = np.random.default_rng(1).integers(0, 200, (60, 16, 16)) + bright[:, None, None]
+    np.savez(tmp_path / "run.npz", frames=frames.astype(np.uint16))
+    lines = [f"{'Ball' if i % 2 else 'Rod'},r{i % 12}" for i in range(60)]
+    (tmp_path / "labels.csv").write_text("label,run\n" + "\n".join(lines) + "\n")
+    data = [f"--data={tmp_path}/run.npz", "--labels", f"{tmp_path}/labels.csv", "--group", "run"]
+    return ["droplet_cnn", "--out", str(tmp_path / "my_cnn"), *data, "--seed", "5"]
+
+
+def test_a_bundle_of_own_files_says_what_it_is(
+    own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(own) == 0
+    manifest = load_bundle(tmp_path / "my_cnn").manifest
+    training = manifest.training
+    assert manifest.name == "my_cnn"
+    assert training["command"] == (
+        "streamer train droplet_cnn --out my_cnn --data=run.npz --labels labels.csv --group run --seed 5"
+    )
+    assert "data" not in training
+    files = dict(training["files"])
+    assert re.fullmatch("[0-9a-f]{64}", files.pop("ids_sha256"))
+    assert files == {
+        "data": "run.npz", "labels": "labels.csv", "dataset": "", "source": "", "key": "",
+        "group": "run", "named_by": "group", "events": 60,
+    }  # fmt: skip
+    assert training["about"] == (
+        "Says which of 2 classes, which do not exclude each other, an event has: Ball, Rod."
+    )
+    assert training["limits"].startswith("Trained on the events of run.npz alone")
+    card = (tmp_path / "my_cnn" / "MODEL_CARD.md").read_text()
+    text = card + (tmp_path / "my_cnn" / "manifest.json").read_text()
+    for untrue in ("imulated", "11 ", "droplet diffraction", str(tmp_path)):
+        assert untrue not in text.replace('"recipe": "droplet_cnn"', ""), untrue
+    assert "Events of `run.npz`, labels `labels.csv`, split by a hash of their group (`run`)" in card
+    assert not (tmp_path / "my_cnn" / STATE_FOLDER).exists()
+    capsys.readouterr()
+    with pytest.raises(ModelError, match=r"got those of run.npz; name that file, or another"):
+        held_out(manifest, tmp_path)
+
+
+def test_names_of_bundles_of_own_files(
+    own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = ["--out", str(tmp_path / "my-2nd.try")]
+    assert "for which --name may stand" in refusal(capsys, *own, *elsewhere)
+    assert train.main([*own, *elsewhere, "--name", "second"]) == 0
+    assert load_bundle(tmp_path / "my-2nd.try").manifest.name == "second"
+
+
+def test_only_paths_are_cut_in_the_command() -> None:
+    given = ["x", "--out", "/a/b//c/", "--data=/d/e f.h5", "--source", "A/B:output", "--key", "data/image"]
+    said = typed("streamer train", given, (Path("/a/b/c"), Path("/d/e f.h5"), None))
+    assert said == "streamer train x --out c '--data=e f.h5' --source A/B:output --key data/image"
