@@ -9,6 +9,7 @@ N events, T targets.
 
 import argparse
 import logging
+import math
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,15 +21,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data_sets.data_set import DataSet
-from models.data_sets.found import Array, Found, Rows, Where
+from models.data_sets.found import Array, Found, Rows, Where, check_count
 from models.data_sets.hash_split import NAMED_BY, SPLIT_BY, SPLIT_KEY, content_keys, split_keys, unseen
-from models.data_sets.labels_csv import Labels, match, read_labels
+from models.data_sets.labels_csv import Labels, read_labels
+from models.data_sets.labels_match import match
 from models.data_sets.layouts import look
 from models.manifest import INPUT_DTYPES, Manifest, ModelError
 
 log = logging.getLogger(__name__)
 
 MEMORY_GB: Final = 8.0  # half of what a laptop has
+_CHUNK: Final = 1 << 24  # numbers looked at together: few steps, and 16 MB of answers
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,8 @@ def load_files(data: FileData, wanted: Wanted) -> DataSet:
     found = look(data.where, wanted.shape)
     _check_form(found, wanted)
     labels = _labels(data, found, wanted)
-    rows, lines = (
-        (np.arange(found.count), np.arange(found.count))
-        if labels is None
-        else match(labels, found, data.labelled_only)
-    )
-    _check_size(found, len(rows), data.memory_gb)
-    inputs = found.read(rows)
+    rows, lines = _matched(found, labels, data)
+    inputs = _single(found.read(rows))
     finite = _finite(inputs, found)
     if not finite.all():
         inputs, rows, lines = inputs[finite], rows[finite], lines[finite]
@@ -103,6 +101,11 @@ def load_files(data: FileData, wanted: Wanted) -> DataSet:
 def _check_form(found: Found, wanted: Wanted) -> None:
     if not found.event_shape:
         raise ModelError(f"events {found.what}: expected an array an event, got one number; name another key")
+    if not prod(found.event_shape):
+        raise ModelError(
+            f"events {found.what}: expected numbers in an event, got {list(found.event_shape)}; name "
+            "another key"
+        )
     if found.count == 0:
         raise ModelError(f"events {found.what}: expected at least one event, got none; name another file")
     if wanted.shape is not None and tuple(found.event_shape) != tuple(wanted.shape):
@@ -118,7 +121,31 @@ def _check_form(found: Found, wanted: Wanted) -> None:
         )
 
 
+def _matched(found: Found, labels: Labels | None, data: FileData) -> tuple[Rows, Rows]:
+    """(events, lines): which are read, checked for their size before one of them is."""
+    if not 0 < data.memory_gb < math.inf:  # NaN would switch the limit off
+        raise ModelError(
+            f"--memory-gb: expected a number above 0, got {data.memory_gb}; {MEMORY_GB:g} is usual"
+        )
+    if labels is not None:
+        rows, lines = match(labels, found, data.labelled_only)
+        _check_size(found, len(rows), data.memory_gb)
+        return rows, lines
+    _check_size(found, found.count, data.memory_gb)
+    rows = np.arange(found.count)
+    return rows, rows
+
+
+def _single(inputs: Array) -> Array:
+    """Floats as float32, in which a number may become infinite that was not."""
+    if inputs.dtype.kind != "f":
+        return inputs
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(inputs, np.float32)
+
+
 def _check_size(found: Found, events: int, memory_gb: float) -> None:
+    check_count(events, found.what)
     events = events if found.partly else found.count
     needed_gb = events * prod(found.event_shape) * found.dtype.itemsize / 1e9
     if needed_gb > memory_gb:
@@ -133,7 +160,10 @@ def _finite(inputs: Array, found: Found) -> NDArray[np.bool_]:
     """True [N] where every number of an event is finite."""
     if inputs.dtype.kind != "f":
         return np.ones(len(inputs), np.bool_)
-    finite = np.array([bool(np.isfinite(event).all()) for event in inputs], np.bool_)
+    finite = np.empty(len(inputs), np.bool_)
+    for start in range(0, len(inputs), step := max(1, _CHUNK // prod(inputs.shape[1:]))):
+        part = inputs[start : start + step]
+        finite[start : start + step] = np.isfinite(part).reshape(len(part), -1).all(1)
     bad = len(finite) - int(finite.sum())
     if bad == len(finite):
         raise ModelError(
@@ -148,7 +178,7 @@ def _finite(inputs: Array, found: Found) -> NDArray[np.bool_]:
 def _as_tensor(inputs: Array, wanted: Wanted, found: Found) -> Tensor:
     """In the bundle's type if it can hold the numbers, else in one that torch and the stream know."""
     if inputs.dtype.kind == "f":
-        return torch.from_numpy(np.ascontiguousarray(inputs, np.float32))
+        return torch.from_numpy(inputs)
     low, high = int(inputs.min()), int(inputs.max())
     names = [wanted.dtype] if wanted.dtype else [inputs.dtype.name, "uint16", "int32", "uint32"]
     for name in names:
@@ -183,9 +213,12 @@ def _stored_labels(found: Found, targets: Array, data: FileData, wanted: Wanted)
             f"labels in {found.what}: expected {len(names)} numbers an event for {list(names)}, got {width}; "
             "give them in a CSV file with --labels"
         )
-    if not np.isfinite(targets).all():
-        raise ModelError(f"labels in {found.what}: expected finite numbers, got NaN; give them with --labels")
-    return Labels(data.where.path, names, targets.astype(np.float32), {}, None)
+    single = _single(targets)
+    if not np.isfinite(single).all():
+        raise ModelError(
+            f"labels in {found.what}: expected finite numbers of float32, got others; give them with --labels"
+        )
+    return Labels(data.where.path, names, single, {}, None)
 
 
 def _check_targets(data: DataSet, wanted: Wanted, path: Path) -> None:

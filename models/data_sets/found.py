@@ -1,6 +1,7 @@
 """Events that lie in files, found but not yet read, and the reading of rows from HDF5.
 
-Owns what all layouts share. Which layouts there are: `models.data_sets.layouts`.
+Owns what all layouts share. Which layouts there are: `models.data_sets.layouts`; how a file is opened with
+care: `models.data_sets.hdf5`.
 
 N events, L labels.
 """
@@ -14,13 +15,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from models.data_sets.hdf5 import open_hdf5
 from models.manifest import ModelError
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
 Ids = NDArray[np.uint64]
 
-SHOWN: Final = 20  # datasets in a message: what a terminal shows at a glance
+# At once: over an hour of the fastest detector (3520 images a second). Ids and names of them take some GB.
+MAX_EVENTS: Final = 1 << 24
+ID_LIMIT: Final = 2**63  # ids are kept as int64
 _UNREADABLE: Final = (
     "if the file is whole, a compression filter is missing: `pip install hdf5plugin` and import it, "
     "or write the file again with `h5repack -f NONE`"
@@ -55,26 +59,26 @@ class Found:
     partly: bool = True  # `read` takes no more memory than what it gives
 
 
-def open_hdf5(path: Path) -> h5py.File:
-    """Raises ModelError if it is no readable HDF5 file."""
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ModelError(
-            f"events {path}: expected an HDF5 or .npz file, got: {error}; give one, or copy it again"
-        ) from error
-
-
 @dataclass(frozen=True)
 class Piece:
-    """Events of one dataset: `rows` of its first axis, or the whole dataset as one event (None)."""
+    """Events of one dataset: `rows` of its first axis, the first so many (a number), or the whole dataset as
+    one event (None)."""
 
     path: Path
     dataset: str
-    rows: Rows | None
+    rows: Rows | int | None
 
     def __len__(self) -> int:
-        return 1 if self.rows is None else len(self.rows)
+        if self.rows is None:
+            return 1
+        return self.rows if isinstance(self.rows, int) else len(self.rows)
+
+    def at(self, places: Rows) -> Rows:
+        """Rows of the dataset."""
+        if self.rows is None or isinstance(self.rows, int):
+            return places
+        rows: Rows = self.rows[places]
+        return rows
 
 
 def read_pieces(
@@ -109,7 +113,7 @@ def _fill(out: Array, mine: Rows, dataset: h5py.Dataset, piece: Piece, rows: Row
         if piece.rows is None:
             out[mine[0]] = dataset[()]
             return
-        wanted = piece.rows[rows]
+        wanted = piece.at(rows)
         for run in np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(wanted) != 1) + 1):
             out[mine[run[0]] : mine[run[-1]] + 1] = dataset[wanted[run[0]] : wanted[run[-1]] + 1]
     except OSError as error:
@@ -118,31 +122,39 @@ def _fill(out: Array, mine: Rows, dataset: h5py.Dataset, piece: Piece, rows: Row
         ) from error
 
 
+def check_count(count: int, what: str) -> None:
+    """Raises ModelError if there are more events than can be named."""
+    if count > MAX_EVENTS:
+        raise ModelError(
+            f"events {what}: expected at most {MAX_EVENTS} at once, got {count}; give fewer files, or name "
+            "fewer by a column index in the labels and leave the others out with --labelled-only"
+        )
+
+
+def check_ids_form(shape: tuple[int, ...] | None, dtype: np.dtype[Any], count: int, what: str) -> None:
+    """Before ids are read: one whole number an event. Raises ModelError."""
+    check_count(count, what)
+    size = -1 if shape is None else int(np.prod(shape, dtype=object))
+    if dtype.kind not in "iu" or size != count:
+        raise ModelError(
+            f"{what}: expected {count} whole numbers, one an event, got {dtype} {shape}; write them "
+            "again, or take them out of the file"
+        )
+
+
+def as_ids(values: Array, what: str) -> Ids:
+    """Raises ModelError for numbers that are no ids."""
+    if values.size and (int(values.min()) < 0 or int(values.max()) >= ID_LIMIT):
+        raise ModelError(
+            f"{what}: expected ids from 0 to {ID_LIMIT - 1}, got {int(values.min())} to {int(values.max())}; "
+            "correct them, or take them out of the file"
+        )
+    return values.ravel().astype(np.uint64)
+
+
 def may_be(shape: tuple[int, ...], event_shape: tuple[int, ...] | None) -> bool:
     return len(shape) >= 2 if event_shape is None else shape[1:] == tuple(event_shape)
 
 
 def meant(event_shape: tuple[int, ...] | None) -> str:
     return "[events, ...]" if event_shape is None else f"[events, {', '.join(map(str, event_shape))}]"
-
-
-def datasets(group: h5py.Group) -> list[tuple[str, h5py.Dataset]]:
-    """Every dataset of numbers below a group, by its path from there."""
-    found: list[tuple[str, h5py.Dataset]] = []
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf" and item.ndim >= 1:
-            found.append((name, item))
-
-    group.visititems(visit)
-    return found
-
-
-def contents(group: h5py.Group) -> str:
-    """The largest datasets with shape and type, for a message."""
-    largest = sorted(datasets(group), key=lambda pair: -pair[1].size)
-    return ", ".join(f"{name} {shape_text(dataset)}" for name, dataset in largest[:SHOWN]) or "no datasets"
-
-
-def shape_text(dataset: h5py.Dataset) -> str:
-    return f"{dataset.dtype} {list(dataset.shape)}"

@@ -1,6 +1,7 @@
-"""Labels of events in a CSV file: read, checked, and matched with the events.
+"""Labels of events in a CSV file: read and checked.
 
-Owns the file's form. The first line names the columns; each further line is one event:
+Owns the file's form. Which line is of which event: `models.data_sets.labels_match`. The first line
+names the columns; each further line is one event:
 
     train_id, pulse_id   which event it is; or
     index                its number in the file, from 0; or neither: the lines are in the order of the events
@@ -15,21 +16,30 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data_sets.found import Found, Ids, Rows
-from models.manifest import ModelError
+from models.data_sets.found import ID_LIMIT, Ids
+from models.data_sets.hdf5 import check_regular
+from models.manifest import MAX_LABELS, ModelError
+from models.names import identifier
 
 IDS: Final = ("train_id", "pulse_id")
 INDEX: Final = "index"
 GROUP: Final = "group"
 LABEL: Final = "label"
-_FIRST: Final = 5  # ids in a message: enough to find them all
-_MAX_ID: Final = 2**63  # ids are kept as int64
+_MAX_BYTES: Final = 1 << 26  # 4 million lines of 16 characters
+_MAX_LINES: Final = 1 << 22  # each takes some 500 bytes while it is read
+_SHOWN: Final = 20  # names in a message
+_MAX_CELL: Final = 64  # characters of a cell in a message
+_MAX_DIGITS: Final = 19  # of 2**63
+_MAX_NAME: Final = 64  # characters of a class, as in the manifest of a bundle
+_MAX_TARGETS: Final = 1 << 27  # lines times classes: half a gigabyte
+_MAX_TARGET: Final = float(np.finfo(np.float32).max)  # targets are kept as float32
 
 Floats = NDArray[np.float32]
 
@@ -59,12 +69,15 @@ def read_labels(path: Path, names: Sequence[str] = (), group: str = "") -> Label
     header, lines = _table(path)
     group = group or (GROUP if GROUP in header else "")
     if group and group not in header:
-        raise _fault(path, f"a column {group!r} with the group", f"the columns {header}", "correct --group")
+        raise fault(
+            path, f"a column {group!r} with the group", f"the columns {_some(header)}", "correct --group"
+        )
     columns = dict(zip(header, zip(*(cells for _, cells in lines), strict=True), strict=True))
     numbers = [number for number, _ in lines]
     given = [name for name in (*IDS, INDEX) if name in columns]
     ids: dict[str, Ids] = {name: _whole(path, name, columns[name], numbers) for name in given}
     rest = [name for name in header if name not in (*IDS, INDEX, group)]
+    _check_amount(path, len(lines), len(names) or len(rest))
     if LABEL in rest:
         chosen, targets = _one_hot(path, columns[LABEL], numbers, names)
     else:
@@ -74,83 +87,117 @@ def read_labels(path: Path, names: Sequence[str] = (), group: str = "") -> Label
     return Labels(path, chosen, targets, ids, tuple(columns[group]) if group else None)
 
 
-def match(labels: Labels, found: Found, labelled_only: bool) -> tuple[Rows, Rows]:
-    """(events, lines) [n] each, by rising event: which line is of which event.
-
-    Events without a line are an error, or left out if `labelled_only`. Raises ModelError.
-    """
-    lines = _keys_of_lines(labels)
-    if lines is None:
-        if len(labels.targets) != found.count:
-            raise _fault(
-                labels.path,
-                f"{found.count} lines, one per event of {found.what}",
-                f"{len(labels.targets)}",
-                "add columns train_id and pulse_id, or index, to say which events they are of",
-            )
-        rows = np.arange(found.count)
-        return rows, rows
-    events = _keys_of_events(labels, found)
-    _refuse_twice(lines, f"labels {labels.path}", "keep one line per event")
-    _refuse_twice(events, found.what, "choose files that hold each event once, or label by index")
-    return _joined(lines, events, labels, found, labelled_only)
-
-
 # --- the file -------------------------------------------------------------------------------------------
 
 
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and each line with its number in the file."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _fault(
-            path, "a CSV file in UTF-8", error, "correct --labels, or save it as CSV again"
-        ) from error
+    rows = _lines(path)
     if len(rows) < 2:
-        raise _fault(path, "a header and a line per event", f"{len(rows)} lines", "write the labels into it")
+        raise fault(path, "a header and a line per event", f"{len(rows)} lines", "write the labels into it")
     (_, header), *lines = rows
     if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-        raise _fault(path, "commas between the columns", repr(header[0]), "save it with commas")
+        raise fault(path, "commas between the columns", _cell(header[0]), "save it with commas")
     if len(set(header)) != len(header) or not all(header):
-        raise _fault(path, "a name for each column, each once", header, "rename a column")
+        raise fault(path, "a name for each column, each once", _some(header), "rename a column")
     for number, cells in lines:
         if len(cells) != len(header):
-            raise _fault(f"{path}, line {number}", f"{len(header)} cells", len(cells), "correct the line")
+            raise fault(f"{path}, line {number}", f"{len(header)} cells", len(cells), "correct the line")
     return header, lines
 
 
-def _fault(where: object, expected: object, got: object, remedy: str) -> ModelError:
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    try:
+        if path.exists():
+            check_regular(path)  # a pipe would block, a device never end
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise fault(path, f"at most {_MAX_BYTES} bytes", size, "label fewer events, or shorten the names")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, [cell.strip() for cell in row])
+                    for row in islice(reader, _MAX_LINES + 1) if any(row)]  # fmt: skip
+    except (OSError, ValueError, csv.Error) as error:
+        raise fault(
+            path, "a CSV file in UTF-8", error, "correct --labels, or save it as CSV again"
+        ) from error
+    if len(rows) > _MAX_LINES:
+        raise fault(path, f"at most {_MAX_LINES} lines", "more", "label fewer events")
+    return rows
+
+
+def fault(where: object, expected: object, got: object, remedy: str) -> ModelError:
+    """The one shape of every message about labels."""
     return ModelError(f"labels {where}: expected {expected}, got {got}; {remedy}")
+
+
+def _some(names: Sequence[str]) -> str:
+    """A list for a message, however long it and its names are."""
+    shown = ", ".join(_cell(name) for name in names[:_SHOWN])
+    return f"[{shown}{', ...' if len(names) > _SHOWN else ''}]"
+
+
+def _cell(text: str) -> str:
+    return repr(text if len(text) <= _MAX_CELL else f"{text[:_MAX_CELL]}...")
+
+
+def _check_amount(path: Path, lines: int, classes: int) -> None:
+    if classes > MAX_LABELS:
+        raise fault(path, f"at most {MAX_LABELS} classes", classes, "write fewer, or numbers in few columns")
+    if lines * classes > _MAX_TARGETS:
+        got = f"{lines} lines of {classes}"
+        raise fault(path, f"at most {_MAX_TARGETS} lines times classes", got, "label fewer events")
+
+
+def _check_names(names: Sequence[str], places: Sequence[str]) -> None:
+    """A bundle and its rules must be able to write each name; `places`: where each was read first."""
+    written: dict[str, str] = {}
+    for name, place in zip(names, places, strict=True):
+        if not (0 < len(name) <= _MAX_NAME and name.isprintable()):
+            raise fault(place, f"a printable name of 1 to {_MAX_NAME} characters", _cell(name), "rename it")
+        other = written.setdefault(identifier(name), name)
+        if other != name:
+            got = f"{name!r} and {other!r}, both {identifier(name)} there"
+            raise fault(place, "names that rules tell apart", got, "rename one of them")
 
 
 def _chosen(path: Path, rest: list[str], names: Sequence[str]) -> tuple[str, ...]:
     if not rest:
-        raise _fault(path, f"a column {LABEL!r}, or one per class", "only ids", "add the labels")
+        raise fault(path, f"a column {LABEL!r}, or one per class", "only ids", "add the labels")
     if not names:
+        _check_names(rest, [f"{path}, line 1, column {_cell(name)}" for name in rest])
         return tuple(rest)
     if unknown := sorted(set(rest) - set(names)):
-        raise _fault(path, f"columns of {list(names)}", f"unknown {unknown}", "remove or rename them")
+        raise fault(path, f"columns of {_some(names)}", f"unknown {_some(unknown)}", "remove or rename them")
     if missing := [name for name in names if name not in rest]:
-        raise _fault(path, f"a column for each of {list(names)}", f"none for {missing}", "add them")
+        raise fault(path, f"a column for each of {_some(names)}", f"none for {_some(missing)}", "add them")
     return tuple(names)
 
 
 def _one_hot(
     path: Path, cells: Sequence[str], numbers: list[int], names: Sequence[str]
 ) -> tuple[tuple[str, ...], Floats]:
-    chosen = tuple(names) or tuple(sorted(set(cells)))
+    chosen = tuple(names) or _classes(path, cells, numbers)
     place = {name: index for index, name in enumerate(chosen)}
     for number, cell in zip(numbers, cells, strict=True):
         if cell not in place or not cell:
             remedy = (
                 "correct it, or train a bundle that knows it" if cell else "label it, or take the line out"
             )
-            raise _fault(f"{path}, line {number}", f"one of {list(chosen)}", repr(cell), remedy)
-    one_hot: Floats = np.eye(len(chosen), dtype=np.float32)[[place[cell] for cell in cells]]
+            raise fault(f"{path}, line {number}", f"one of {_some(chosen)}", _cell(cell), remedy)
+    one_hot: Floats = np.zeros((len(cells), len(chosen)), np.float32)
+    one_hot[np.arange(len(cells)), [place[cell] for cell in cells]] = 1
     return chosen, one_hot
+
+
+def _classes(path: Path, cells: Sequence[str], numbers: list[int]) -> tuple[str, ...]:
+    """The names in a column, sorted; an empty cell is none."""
+    first = dict(zip(reversed(cells), reversed(numbers), strict=True))
+    first.pop("", None)
+    _check_amount(path, len(cells), len(first))
+    names = sorted(first, key=lambda name: first[name])
+    _check_names(names, [f"{path}, line {first[name]}, column {LABEL!r}" for name in names])
+    return tuple(sorted(names))
 
 
 def _real(path: Path, name: str, cells: Sequence[str], numbers: list[int]) -> NDArray[np.float64]:
@@ -160,85 +207,17 @@ def _real(path: Path, name: str, cells: Sequence[str], numbers: list[int]) -> ND
             values[index] = float(cell)
         except ValueError:
             values[index] = math.nan
-        if not math.isfinite(values[index]):
-            raise _fault(
-                f"{path}, line {numbers[index]}, column {name!r}", "a finite number", repr(cell), "correct it"
-            )
+        if not abs(values[index]) <= _MAX_TARGET:  # also true for NaN
+            where = f"{path}, line {numbers[index]}, column {_cell(name)}"
+            remedy = f"correct it, or choose a unit in which it is below {_MAX_TARGET:.2g}"
+            raise fault(where, "a finite number", _cell(cell), remedy)
     return values
 
 
 def _whole(path: Path, name: str, cells: Sequence[str], numbers: list[int]) -> Ids:
     for number, cell in zip(numbers, cells, strict=True):
-        if not (cell.isdecimal() and int(cell) < _MAX_ID):
+        short = len(cell.lstrip("0")) <= _MAX_DIGITS
+        if not (cell.isdecimal() and short and int(cell[-_MAX_DIGITS:]) < ID_LIMIT):
             where = f"{path}, line {number}, column {name!r}"
-            raise _fault(where, "a whole number, 0 or more", repr(cell), "correct it")
-    return np.array([int(cell) for cell in cells], np.uint64)
-
-
-# --- lines and events -----------------------------------------------------------------------------------
-
-
-def _keys_of_lines(labels: Labels) -> list[tuple[int, ...]] | None:
-    """What says which event a line is of: (train, pulse), (index,), or nothing."""
-    ids = labels.ids
-    if INDEX in ids:
-        return [(index,) for index in ids[INDEX].tolist()]
-    if not ids:
-        return None
-    if missing := [name for name in IDS if name not in ids]:
-        raise _fault(labels.path, f"both {IDS}", f"no {missing}", "add the column, or use index")
-    return list(zip(ids["train_id"].tolist(), ids["pulse_id"].tolist(), strict=True))
-
-
-def _keys_of_events(labels: Labels, found: Found) -> list[tuple[int, ...]]:
-    if INDEX in labels.ids:
-        return [(index,) for index in range(found.count)]
-    if found.train_id is None or found.pulse_id is None:
-        raise _fault(
-            labels.path,
-            "a column index, or no ids",
-            f"{IDS}, which {found.what} does not have",
-            "number the events from 0 in a column index",
-        )
-    return list(zip(found.train_id.tolist(), found.pulse_id.tolist(), strict=True))
-
-
-def _refuse_twice(keys: list[tuple[int, ...]], where: str, remedy: str) -> None:
-    if len(set(keys)) == len(keys):
-        return
-    seen: set[tuple[int, ...]] = set()
-    twice = [key for key in keys if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
-    raise ModelError(f"{where}: expected each event once, got {len(twice)} again: {_some(twice)}; {remedy}")
-
-
-def _joined(
-    lines: list[tuple[int, ...]],
-    events: list[tuple[int, ...]],
-    labels: Labels,
-    found: Found,
-    labelled_only: bool,
-) -> tuple[Rows, Rows]:
-    line_of = {key: line for line, key in enumerate(lines)}
-    known = set(events)
-    if strange := [key for key in lines if key not in known]:
-        raise _fault(
-            labels.path,
-            f"labels of events of {found.what}",
-            f"{len(strange)} of others: {_some(strange)}",
-            "take these lines out, or name the right file of events",
-        )
-    missing = [key for key in events if key not in line_of]
-    if missing and not labelled_only:
-        raise _fault(
-            labels.path,
-            f"a line for each of the {found.count} events of {found.what}",
-            f"none for {len(missing)}: {_some(missing)}",
-            "label them, or leave them out with --labelled-only",
-        )
-    rows = np.array([row for row, key in enumerate(events) if key in line_of], np.int64)
-    return rows, np.array([line_of[events[row]] for row in rows], np.int64)
-
-
-def _some(keys: list[tuple[int, ...]]) -> str:
-    shown = ", ".join("/".join(map(str, key)) for key in keys[:_FIRST])
-    return shown + (", ..." if len(keys) > _FIRST else "")
+            raise fault(where, "a whole number, 0 or more", _cell(cell), "correct it")
+    return np.array([int(cell[-_MAX_DIGITS:]) for cell in cells], np.uint64)

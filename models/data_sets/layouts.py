@@ -2,53 +2,60 @@
 
 Owns the layouts that are understood. Not labels, not checks against a bundle (`models.data_sets.files`).
 
-    plain    one dataset [N, *event] of an HDF5 file, or one array of an .npz
+    plain    one dataset [N, *event] of an HDF5 file, or one array of an .npz (`models.data_sets.npz`)
     cxi      `models.data_sets.cxi`
     euxfel   `models.data_sets.euxfel`; every folder is one
 """
 
-import zipfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import h5py
-import numpy as np
 
 from models.data_sets.cxi import find_cxi
 from models.data_sets.euxfel import find_euxfel
-from models.data_sets.found import (
-    Array,
-    Found,
-    Ids,
-    Piece,
-    Rows,
-    Where,
+from models.data_sets.found import Array, Found, Piece, Rows, Where, may_be, meant, read_pieces
+from models.data_sets.hdf5 import (
+    check_regular,
     contents,
+    dataset,
     datasets,
-    may_be,
-    meant,
+    item,
     open_hdf5,
-    read_pieces,
+    readable,
     shape_text,
 )
+from models.data_sets.npz import find_npz
 from models.manifest import ModelError
 
 
 def look(where: Where, event_shape: tuple[int, ...] | None = None) -> Found:
     """Find the events. `event_shape`, if known, decides where several datasets might be meant.
 
-    Raises ModelError that lists what there is.
+    Raises ModelError that lists what there is; reading what was found raises it too.
     """
+    with readable(where.path):
+        found = _look(where, event_shape)
+
+    def read(rows: Rows) -> Array:
+        with readable(where.path):
+            return found.read(rows)
+
+    return replace(found, read=read)
+
+
+def _look(where: Where, event_shape: tuple[int, ...] | None) -> Found:
     if not where.path.exists():
         raise ModelError(f"events {where.path}: expected a file or a folder, there is none; correct the path")
     if where.path.is_dir():
-        return find_euxfel(sorted(where.path.rglob("*.h5")), where, event_shape)
+        paths = [path for path in sorted(where.path.rglob("*.h5")) if not path.is_dir()]
+        return find_euxfel(paths, where, event_shape)
+    check_regular(where.path)
     if where.path.suffix == ".npz":
-        return _npz(where, event_shape)
-    with open_hdf5(where.path) as file:
-        exdf, cxi = "INDEX/trainId" in file, "entry_1" in file
+        return find_npz(where, event_shape)
     if where.dataset:
         return _plain(where.path, where.dataset)
+    with open_hdf5(where.path) as file:
+        exdf = item(file, "INDEX/trainId") is not None
+        cxi = item(file, "entry_1") is not None
     if exdf or where.source:
         return find_euxfel([where.path], where, event_shape)
     return find_cxi(where.path) if cxi else _only(where, event_shape)
@@ -56,82 +63,24 @@ def look(where: Where, event_shape: tuple[int, ...] | None = None) -> Found:
 
 def _plain(path: Path, name: str) -> Found:
     with open_hdf5(path) as file:
-        dataset = file.get(name)
-        if not isinstance(dataset, h5py.Dataset) or dataset.ndim < 2:
+        events = dataset(file, name)
+        if events is None or events.ndim < 2:
             raise ModelError(
                 f"dataset {name!r} of {path}: expected one of shape [events, ...], got "
-                f"{shape_text(dataset) if isinstance(dataset, h5py.Dataset) else 'none'}; "
-                f"there are: {contents(file)}"
+                f"{'none' if events is None else shape_text(events)}; there are: {contents(file)}"
             )
-        shape, dtype = dataset.shape, dataset.dtype
-    read = read_pieces([Piece(path, name, np.arange(shape[0]))], shape[1:], dtype)
-    return Found(f"{path}, dataset {name}", shape[1:], dtype, shape[0], read)
+        (count, *shape), dtype = events.shape, events.dtype
+    read = read_pieces([Piece(path, name, count)], tuple(shape), dtype)
+    return Found(f"{path}, dataset {name}", tuple(shape), dtype, count, read)
 
 
 def _only(where: Where, event_shape: tuple[int, ...] | None) -> Found:
     """The one dataset that can be meant."""
     with open_hdf5(where.path) as file:
-        fitting = [name for name, dataset in datasets(file) if may_be(dataset.shape, event_shape)]
+        fitting = [name for name, events in datasets(file) if may_be(events.shape, event_shape)]
         if len(fitting) != 1:
             raise ModelError(
                 f"events {where.path}: expected one dataset {meant(event_shape)}, got {len(fitting)}; "
                 f"name it with --dataset; there are: {contents(file)}"
             )
     return _plain(where.path, fitting[0])
-
-
-def _npz(where: Where, event_shape: tuple[int, ...] | None) -> Found:
-    headers = _npz_headers(where.path)
-    listed = ", ".join(f"{name} {dtype} {list(shape)}" for name, (shape, dtype) in headers.items())
-    fitting = [where.dataset] if where.dataset else [n for n in headers if may_be(headers[n][0], event_shape)]
-    if len(fitting) != 1 or fitting[0] not in headers or len(headers[fitting[0]][0]) < 2:
-        raise ModelError(
-            f"events {where.path}: expected one array {meant(event_shape)}, got {fitting}; "
-            f"name it with --dataset; there are: {listed or 'no arrays'}"
-        )
-    name = fitting[0]
-    (count, *shape), dtype = headers[name]
-
-    def ids(part: str) -> Ids | None:
-        return _npz_array(where.path, part).ravel().astype(np.uint64) if part in headers else None
-
-    def read(rows: Rows) -> Array:
-        return _npz_array(where.path, name)[rows]
-
-    return Found(
-        f"{where.path}, array {name}",
-        tuple(shape),
-        dtype,
-        count,
-        read,
-        ids("train_id"),
-        ids("pulse_id"),
-        partly=False,
-    )
-
-
-def _npz_array(path: Path, name: str) -> Array:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            array: Array = file[name]
-            return array
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ModelError(f"array {name!r} of {path}: not readable: {error}; write it again") from error
-
-
-def _npz_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and type of every array of numbers, from their headers alone."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    found = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as file:
-                    shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
-                if dtype.kind in "biuf":
-                    found[member.removesuffix(".npy")] = (shape, dtype)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(
-            f"events {path}: expected an .npz of plain arrays, got: {error!r}; write it again"
-        ) from error
-    return found
