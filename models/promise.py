@@ -24,6 +24,9 @@ from models.manifest import ModelError
 Array = NDArray[np.float64]
 # Sums of probabilities are right to about 1e-12; a confidence that is met but for this much counts as met.
 _ROUNDING: Final = 1e-9
+# A promise below says nothing; a recall above needs millions of positives (3.0e6 at confidence 0.95).
+LEAST: Final = 1e-3
+MOST: Final = 1 - 1e-6
 _BISECTIONS: Final = 50  # halvings of 0 .. 1: to 1e-15, and 1 - 2^-50 is still a number below 1
 
 
@@ -70,9 +73,12 @@ def promise(positive_scores: Array, recall: float, confidence: float) -> Promise
 
 
 def check_share(name: str, value: float) -> None:
-    """Raises ModelError if `value` does not lie between 0 and 1."""
-    if not 0 < value < 1:  # also true for NaN
-        raise ModelError(f"{name}: expected a number between 0 and 1, got {value}; 0.99 and 0.95 are usual")
+    """Raises ModelError if `value` does not lie between 0 and 1, or so near to them that it says nothing."""
+    if not LEAST <= value <= MOST:  # also true for NaN
+        raise ModelError(
+            f"{name}: expected a number between 0 and 1, from {LEAST} to {MOST}, got {value}; 0.99 and 0.95 "
+            "are usual"
+        )
 
 
 def positives_needed(recall: float, confidence: float) -> int:
@@ -82,7 +88,7 @@ def positives_needed(recall: float, confidence: float) -> int:
 
 def largest_rank(n: int, recall: float, confidence: float) -> int:
     """max{r : P(Bin(n, 1 - R) >= r) >= C}; 0 if there is none."""
-    below = np.cumsum(binomial(n, 1 - recall))  # below[r - 1] = P(fewer than r)
+    below = np.cumsum(binomial(n, 1 - recall))[:n]  # below[r - 1] = P(fewer than r), for r = 1 .. n
     return int(np.count_nonzero(below <= (1 - confidence) * (1 + _ROUNDING)))
 
 
@@ -131,4 +137,6 @@ def _too_few(n: int, recall: float, confidence: float) -> str:
     if n == 0:
         return f"{text}; give held-out data that hold the class"
     possible = math.floor(1e4 * (1 - confidence) ** (1 / n)) / 1e4
+    if possible < LEAST:
+        return f"{text}; give {needed - n} more"
     return f"{text}; give {needed - n} more, or ask for a recall of at most {possible:g}"
