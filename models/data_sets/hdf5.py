@@ -74,7 +74,7 @@ def item(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset | None:
         part = way.pop(0)
         if part in ("", "."):
             continue
-        if not isinstance(at, h5py.Group) or not at.id.links.exists(part.encode()):
+        if not isinstance(at, h5py.Group) or not _there(at, part):
             return None
         kind = at.id.links.get_info(part.encode()).type
         if kind == h5py.h5l.TYPE_SOFT and links < _LINKS:
@@ -89,6 +89,11 @@ def item(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset | None:
     if isinstance(at, h5py.Dataset):
         check_inside(at)
     return at
+
+
+def _there(group: h5py.Group, name: str) -> bool:
+    """A link of this name; HDF5 would take a name with a zero byte for its beginning."""
+    return "\0" not in name and bool(group.id.links.exists(name.encode()))
 
 
 def dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
@@ -137,7 +142,7 @@ def _item_of_source(file: h5py.File, source: Any) -> h5py.Dataset | None:
     """As `item`, without the check of a dataset: its depth is not known there."""
     group, _, name = source.dset_name.rpartition("/")
     at = item(file, group)
-    if not isinstance(at, h5py.Group) or not at.id.links.exists(name.encode()):
+    if not isinstance(at, h5py.Group) or not _there(at, name):
         return None
     hard = at.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD
     found = at[name] if hard else None
