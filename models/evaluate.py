@@ -153,12 +153,20 @@ def _headlines(found: Mapping[str, Findings], manifest: Manifest, source: Source
     )
     if not rows:
         return Section("Scores", notes or ("These events carry no targets, so there is nothing to score.",))
+    return Section("Scores", (_score_table(rows), *notes))
+
+
+def _score_table(rows: list[list[Cell]]) -> Table:
+    """The last column holds other methods; it is left out where there are none."""
     head = ("score", "events", "this bundle", "baseline", "what the baseline does", "other methods")
-    caption = (
-        "Each score beside what it is without a network. Other methods: recorded at training, on the same "
-        "events; the distance to the best of them is what the network is worth."
+    caption = "Each score beside what it is without a network."
+    if not any(row[-1] for row in rows):
+        return Table(caption, head[:-1], [row[:-1] for row in rows])
+    caption += (
+        " Other methods: recorded at training, on the same events; the distance to the best of them is what "
+        "the network is worth."
     )
-    return Section("Scores", (Table(caption, head, rows), *notes))
+    return Table(caption, head, rows)
 
 
 def _other_methods(manifest: Manifest, origin: str, line: Headline) -> str:
@@ -185,7 +193,7 @@ def main(given: list[str] | None = None) -> int:
         splits = load_data(options, bundle.manifest, errors)
         command = "streamer evaluate " + shlex.join(sys.argv[1:] if given is None else given)
         source = Source(options.data, command)
-        with Progress(console=errors, transient=True) as bars:
+        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bars:
             bar = {name: bars.add_task(f"answers: {name}", total=len(data)) for name, data in splits.items()}
             evaluate(bundle, splits, options.out, source, lambda name, n: bars.update(bar[name], completed=n))
     except ModelError as error:

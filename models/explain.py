@@ -48,7 +48,7 @@ def _drawn(case: Case, bundle: Bundle, classes: tuple[str, ...], events: int) ->
         raise ModelError(
             f"class: expected none for a bundle of the kind {kind!r}, got {list(classes)}; leave --class out"
         )
-    return explain_mixture(case) if kind == "vae_mixture" else explain_coder(case)
+    return explain_mixture(case) if kind == "vae_mixture" else explain_coder(case, bundle.preprocess)
 
 
 def _page(manifest: Manifest, drawn: list[Drawn], events: int) -> str:

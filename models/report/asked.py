@@ -30,7 +30,7 @@ def load_data(options: argparse.Namespace, manifest: Manifest, console: Console)
     if options.data != HELD_OUT:
         events = load_files(data_from(options.data, options), wanted_by(manifest, labelled=False))
         return {Path(options.data).name: unseen(events, manifest, options.all_events)}
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("held-out events", total=None)
         folder = options.cache or cache_folder()
         return held_out(manifest, folder, lambda done: progress.update(bar, completed=done))

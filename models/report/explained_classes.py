@@ -171,7 +171,8 @@ def _spectra(case: Case, preprocess: Preprocess, asked: Asked) -> Drawn:
     """First the mean of many surest events, then single ones."""
     axis_of = input_axis(case.manifest)
     many = np.argsort(-asked.p, kind="stable")[:MEAN_OF].astype(np.int64)
-    own, method = importance(case, preprocess, asked.chosen, asked.index)
+    chosen = asked.chosen[: max(1, len(asked.chosen) - 1)]  # the mean is one of the pictures
+    own, method = importance(case, preprocess, chosen, asked.index)
     mean, _ = importance(case, preprocess, many, asked.index)
     x = np.interp(np.linspace(0, 1, mean.shape[1]), np.linspace(0, 1, len(axis_of.values)), axis_of.values)
 
@@ -187,9 +188,9 @@ def _spectra(case: Case, preprocess: Preprocess, asked: Asked) -> Drawn:
         axis.set_yticks([])
 
     def event_at(place: int) -> int:
-        return int(asked.chosen[max(0, place - 1)])
+        return int(chosen[max(0, place - 1)])
 
-    figure = figures.figure_of(1 + len(asked.chosen), draw, figures.Grid(3, 2.2))
+    figure = figures.figure_of(1 + len(chosen), draw, figures.Grid(3, 2.2))
     caption = (
         f"{asked.name}: the mean of the {len(many)} surest events, then the surest of them (blue, each with "
         f"its own scale) and how much each place counted for this class (orange area, {method}, its largest "

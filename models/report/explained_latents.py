@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.preprocess import Preprocess
 from models.report import figures
 from models.report.axes import Axis, input_axis, input_names, target_axis
 from models.report.case import Case, Float
@@ -21,17 +22,21 @@ FEW: Final = 32  # numbers that are drawn by name; more are a curve
 
 
 def explain_mixture(case: Case) -> list[Drawn]:
-    """Traversals if the network can draw, and the mean frame of the events along each dimension."""
+    """Traversals if the network can draw, and the mean frames along each dimension, widest first."""
     mu, names = case.columns["mu"], case.labels("mu")
+    order = np.argsort(-mu.std(0), kind="stable")
     drawn = [_traversal(case, mu, names)] if hasattr(case.network, "decode") else []
-    return [*drawn, _mean_events(case, mu, names)]
+    along = mu[:, order], tuple(names[i] for i in order)
+    return [*drawn, _mean_events(case, case.data.inputs, along)]
 
 
-def explain_coder(case: Case) -> list[Drawn]:
+def explain_coder(case: Case, preprocess: Preprocess) -> list[Drawn]:
     """What is decoded along each latent number, and the events along it."""
     latent, names = case.columns["latent"], case.labels("latent")
     drawn = [_directions(case, latent, names)] if hasattr(case.network, "decode") else []
-    return [*drawn, *_vectors(case, names), _mean_events(case, latent, names)]
+    # Preprocessed, as decoded spectra are: of raw counts the brightest would make the mean.
+    shown = preprocess(case.data.inputs)[:, 0]
+    return [*drawn, *_vectors(case, names), _mean_events(case, shown, (latent, names))]
 
 
 def places(latent_BZ: Float, index: int) -> Float:
@@ -75,18 +80,19 @@ def _traversal(case: Case, mu: Float, names: tuple[str, ...]) -> Drawn:
     return Drawn("traversals", "Latent traversals", caption, figure)
 
 
-def _mean_events(case: Case, latent: Float, names: tuple[str, ...]) -> Drawn:
-    """The events in order of each latent number, in STEPS equal groups, and each group's mean."""
-    groups = [np.array_split(np.argsort(latent[:, i], kind="stable"), STEPS) for i in range(latent.shape[1])]
-    if len(case.manifest.input_shape) > 1:
-        return _mean_frames(case, groups, (latent, names))
-    return _mean_curves(case, groups, (latent, names))
-
-
 Groups = list[list[NDArray[np.intp]]]
+Along = tuple[Float, tuple[str, ...]]  # latent numbers [N, Z] and their names
 
 
-def _mean_frames(case: Case, groups: Groups, along: tuple[Float, tuple[str, ...]]) -> Drawn:
+def _mean_events(case: Case, inputs: Tensor, along: Along) -> Drawn:
+    """The events in order of each latent number, in STEPS equal groups, and each group's mean."""
+    groups = [np.array_split(np.argsort(latent, kind="stable"), STEPS) for latent in along[0].T]
+    if len(case.manifest.input_shape) > 1:
+        return _mean_frames(case, groups, along)
+    return _mean_curves(case, inputs.double().numpy(), groups, along)
+
+
+def _mean_frames(case: Case, groups: Groups, along: Along) -> Drawn:
     latent, names = along
 
     def draw(axis: Any, place: int) -> None:
@@ -109,13 +115,13 @@ def _mean_frames(case: Case, groups: Groups, along: tuple[Float, tuple[str, ...]
     return Drawn("mean_events", "Mean frames along the latent dimensions", caption, figure)
 
 
-def _mean_curves(case: Case, groups: Groups, along: tuple[Float, tuple[str, ...]]) -> Drawn:
+def _mean_curves(case: Case, inputs: Float, groups: Groups, along: Along) -> Drawn:
     """Spectra in colours from low to high; structures as lines over the latent number."""
     latent, names = along
-    raw = case.data.inputs.double().numpy()
     axis_of = input_axis(case.manifest)
-    few = raw.shape[1] <= FEW
-    scaled = (raw - raw.mean(0)) / np.where(raw.std(0) > 0, raw.std(0), 1.0)
+    few = inputs.shape[1] <= FEW
+    spread = inputs.std(0)
+    scaled = (inputs - inputs.mean(0)) / np.where(spread > 0, spread, 1.0)
 
     def draw(axis: Any, index: int) -> None:
         rows = [members for members in groups[index] if len(members)]
@@ -125,8 +131,8 @@ def _mean_curves(case: Case, groups: Groups, along: tuple[Float, tuple[str, ...]
             _lines(axis, np.array(x), shown, input_names(case.manifest) if index == 0 else ())
             axis.set(xlabel=names[index], ylabel="input (its standard deviations)")
         else:
-            _coloured_curves(axis, axis_of, np.array([raw[members].mean(0) for members in rows]))
-            axis.set(ylabel="mean intensity")
+            _coloured_curves(axis, axis_of, np.array([inputs[members].mean(0) for members in rows]))
+            axis.set(ylabel="intensity, preprocessed")
         axis.set_title(names[index])
 
     figure = figures.figure_of(len(names), draw, figures.Grid(2, 3.0))
@@ -134,7 +140,8 @@ def _mean_curves(case: Case, groups: Groups, along: tuple[Float, tuple[str, ...]
         "each input over the latent number" if few else "dark: low values of the latent number, yellow: high"
     )
     caption = (
-        f"Mean of the inputs of the events along each latent number, in {STEPS} groups of equal size; {how}."
+        f"Mean of the preprocessed inputs of the events along each latent number, in {STEPS} groups of equal "
+        f"size; {how}."
     )
     return Drawn("mean_events", "Mean inputs along the latent numbers", caption, figure)
 
@@ -209,7 +216,9 @@ def _lines(axis: Any, x: Float, rows: Float, names: Any) -> None:
 
 def _coloured_curves(axis: Any, axis_of: Axis, rows: Float) -> None:
     """One line a row, from the dark to the bright end of viridis without its palest part."""
+    ends = np.linspace(0, 1, rows.shape[1]), np.linspace(0, 1, len(axis_of.values))
+    x = np.interp(*ends, axis_of.values)  # preprocessing may have binned the points
     colours = figures.shades(len(rows))
     for colour, row in zip(colours, rows, strict=True):
-        axis.plot(axis_of.values[: len(row)], row, color=colour, linewidth=0.9)
+        axis.plot(x, row, color=colour, linewidth=0.9)
     axis.set_xlabel(axis_of.label)

@@ -211,7 +211,10 @@ def saved_coder(folder: Path) -> Path:
         "columns": columns,
         "architecture": "ednn",
         "options": options,
-        "training": {"seed": 1, "data": {}},
+        "training": {
+            "seed": 1,
+            "data": {"source": "elsewhere", "train": 1, "validation": 1, "test": 1, "options": {}},
+        },
     }
     network = EDNN(12, [4], 2, 2).eval()
     bundle = cases.bundle_of("encoder_decoder", network, (12,), **fields)
