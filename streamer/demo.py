@@ -43,20 +43,20 @@ results = "{droplets_results}"
 verdicts = "{droplets_verdicts}"
 [[stream.route]]
 name = "streaks"
-when = "p.Streak > 0.5 and not p.Empty > 0.5"
+when = "p.Streak >= calibrated.Streak"
 [[stream.route]]
 name = "newton_rings"
 when = "p.NewtonRings > 0.5"
 [[stream.route]]
 name = "novel"
-when = "log_likelihood < 5"
+when = "log_likelihood < -3.3"
 [[stream.route]]
 name = "sample"
 one_in = 100
 
 [[stream]]
 name = "diffraction"
-bundles = ["diffraction_ednn"]
+bundles = ["diffraction_ednn", "spectra_cnn"]
 ring_bytes = 67108864
 [stream.source]
 endpoint = "{diffraction}"
@@ -81,8 +81,8 @@ one_in = 100
 READY_S = 120.0
 SERVING = b"serving "
 
-# The middle of the phase transition: the 220 line has lost part of its height, not all.
-TRANSITION = "target.height_220 > 0.2 and target.height_220 < 0.8"
+# The middle of the phase transition: there is a sample, and its 220 line has lost part of its height, not all.
+TRANSITION = "p.no_sample < 0.5 and target.height_220 > 0.2 and target.height_220 < 0.8"
 
 # 256 different images take some 2 s to simulate; rare shapes are shown more often than they were measured.
 DROPLETS = ("--kind", "droplets", "--pulses", "16", "--bank", "256", "--evenness", "0.3")

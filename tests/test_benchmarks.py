@@ -13,9 +13,12 @@ import torch
 import zmq
 
 from benchmarks.helper import ROOT, BenchmarkError, Helper, cpu_s, wait_until
+from benchmarks.models import HEADLINES
 from benchmarks.receivers import FRAMES_PART
 from benchmarks.sender import FIRST_TRAIN_ID, KEY, PULSE_KEY, SOURCE, Messages
 from benchmarks.table import measured, ratio
+from models.manifest import read_manifest
+from models.shipped import find_bundle, shipped_names
 from streamer.wire.karabo_bridge import decode
 
 
@@ -49,6 +52,18 @@ def test_the_gpu_benchmark_says_in_one_line_that_there_is_no_device() -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("no CUDA device")
     assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("leaks")
+def test_the_table_of_bundles_streams_one_and_knows_its_scores() -> None:
+    done = _benchmarks("benchmarks.models", "--quick", "spectra_cnn")
+    assert done.returncode == 0, done.stderr
+    manifest = read_manifest(find_bundle("spectra_cnn"))
+    assert f"accuracy {manifest.scores['test']['accuracy']}, baseline 0" in done.stdout
+    for name in shipped_names():
+        known = read_manifest(find_bundle(name))
+        assert set(HEADLINES[known.kind]) <= set(known.scores["test"]), name
 
 
 def test_prebuilt_messages_differ_in_the_train_id_only() -> None:

@@ -34,6 +34,8 @@ XGM_MEAN_UJ: Final = 1000.0
 XGM_SHAPE: Final = 16.0
 # The motor moves this far in each train, mm.
 MOTOR_STEP_MM: Final = 0.001
+# Exposures beside the sample: enough to see them vetoed.
+NO_SAMPLE_SHARE: Final = 0.1
 # Noise banks hold fewer events when they would take more memory than this.
 NOISE_BANK_BYTES: Final = 256 * 1024**2
 # Headers and slow sources of a train, for the byte budget.
@@ -159,7 +161,7 @@ def _droplets(options: SimulatorOptions) -> tuple[Array, Array]:
 def _diffraction(options: SimulatorOptions) -> tuple[Array, Array]:
     from models.simulation import diffractograms  # as above
 
-    curves = diffractograms.simulate(options.bank_events, options.seed)
+    curves = diffractograms.simulate(options.bank_events, options.seed, NO_SAMPLE_SHARE)
     return curves.intensity, np.uint32(1) << curves.phase.astype(np.uint32)
 
 
