@@ -22,6 +22,7 @@ from streamer.facility.serve import ServerOptions
 from streamer.facility.simulated import (
     MOTOR_KEY,
     MOTOR_SOURCE,
+    NO_SAMPLE_SHARE,
     XGM_KEY,
     XGM_SOURCE,
     detector_sources,
@@ -141,7 +142,7 @@ def test_droplets_are_the_simulated_ones_with_their_labels(options: SimulatorOpt
 
 def test_spectra_are_the_simulated_ones_with_their_phase(options: SimulatorOptions) -> None:
     options = replace(options, kind="diffraction", bank_events=8)
-    truth = diffractograms.simulate(8, options.seed)
+    truth = diffractograms.simulate(8, options.seed, NO_SAMPLE_SHARE)
     spectra = [data["SIM_DET_DIFF/DET/LAMBDA:output"] for data, _ in receive(options, 6)]
     assert {frozenset(train) - {"metadata"} for train in spectra} == {
         frozenset({"data.intensity", "data.pulseId", "data.trainId"})
