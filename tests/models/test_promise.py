@@ -7,7 +7,16 @@ import pytest
 from scipy import stats
 
 from models.manifest import ModelError
-from models.promise import TooFewError, binomial, interval, largest_rank, positives_needed, promise
+from models.promise import (
+    LEAST,
+    MOST,
+    TooFewError,
+    binomial,
+    interval,
+    largest_rank,
+    positives_needed,
+    promise,
+)
 
 PAIRS = [(0.99, 0.95), (0.9, 0.9), (0.5, 0.75), (0.999, 0.99), (0.8, 0.5)]
 
@@ -88,6 +97,29 @@ def test_too_few_events_say_how_many_are_missing_and_what_can_be_promised() -> N
 def test_shares_outside_0_to_1_are_refused(recall: float, confidence: float) -> None:
     with pytest.raises(ModelError, match="expected a number between 0 and 1"):
         promise(np.linspace(0, 1, 500), recall, confidence)
+
+
+@pytest.mark.parametrize(
+    ("recall", "confidence"), [(1e-17, 0.9), (0.9, 1e-12), (1 - 1e-16, 0.9), (0.9, 1 - 1e-9), (math.inf, 0.9)]
+)
+def test_shares_that_say_nothing_are_refused(recall: float, confidence: float) -> None:
+    with pytest.raises(ModelError, match=r"expected a number between 0 and 1, from 0\.001 to 0\.999999, got"):
+        promise(np.linspace(0, 1, 500), recall, confidence)
+
+
+@pytest.mark.parametrize("recall", [LEAST, 0.5, MOST])
+@pytest.mark.parametrize("confidence", [LEAST, 0.5, MOST])
+@pytest.mark.parametrize("n", [1, 2, 50])
+def test_at_the_limits_the_rank_is_at_most_the_number_of_positives(
+    n: int, recall: float, confidence: float
+) -> None:
+    rank = largest_rank(n, recall, confidence)
+    chances = stats.binom.sf(np.arange(n), n, 1 - recall)
+    assert rank == np.count_nonzero(chances >= confidence - 1e-12) <= n
+    if rank == 0:
+        with pytest.raises(TooFewError, match=r"give \d+ more"):
+            promise(np.linspace(0, 1, n), recall, confidence)
+    assert largest_rank(n, 0.5, 1e-12) == n
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 50), (7, 50), (50, 50), (900, 1000), (3, 9999)])
