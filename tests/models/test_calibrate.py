@@ -21,6 +21,7 @@ from models.simulation.labels import CLASSES as CLASSES_OF_DROPLETS
 from models.veto import Asked, Measured, calibrate, measure, removal, report, store
 
 CLASSES = ("Streak", "Core/shell")
+FILES = ("data", "labels", "dataset", "source", "key", "group", "named_by", "ids_sha256")
 SIDE = 16
 STEPS = {"steps": [{"op": "scale", "offset": 100.0, "factor": 1.0}]}
 COLUMNS = (Column("p", "float32", CLASSES), Column("labels", "uint32"))
@@ -166,7 +167,7 @@ def test_the_command_on_files(
     [
         (["--class", "Blob"], r"expected one of ['Streak', 'Core/shell'], got 'Blob'"),
         (["--class", "Streak"], "100 have the class, 299 are needed to promise recall 0.99"),
-        (["--class", "Streak", "--recall", "1.5"], "recall: expected a number between 0 and 1, got 1.5"),
+        (["--class", "Streak", "--recall", "1.5"], "recall: expected a number between 0 and 1"),
         (["--class", "Streak", "--dataset", "none"], "name it with --dataset; there are: frames"),
     ],
 )
@@ -197,7 +198,7 @@ def test_a_bundle_trained_on_files_is_calibrated_on_what_its_split_held_out(
     directory: Path, tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     del command  # it wrote the files
-    own = {"files": {"data": "run.npz", "group": "", "named_by": "content", "ids_sha256": ""}}
+    own = {"files": dict.fromkeys(FILES, "") | {"data": "run.npz", "named_by": "content"}}
     directory = make(tmp_path / "own", training=TRAINING | own)
     where = [str(directory), str(tmp_path / "run.npz"), "--labels", str(tmp_path / "labels.csv")]
     assert main([*where, "--class", "Core/shell", "--recall", "0.9"]) == 0
