@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ NUMBERS: Final = "biuf"  # kinds of numpy types that are numbers
 SHOWN: Final = 20  # datasets in a message: what a terminal shows at a glance
 _LINKS: Final = 16  # soft links on one way, as HDF5 itself allows by default
 _NESTED: Final = 4  # virtual datasets of virtual datasets; European XFEL has two levels
+_MAX_CHUNK_BYTES: Final = 1 << 30  # twice the largest event in float64; a chunk is unpacked as a whole
 _TEXT: Final = 200  # characters of another's message
 # What h5py, zipfile and numpy raise for files that are cut, damaged or written to deceive.
 _DAMAGE: Final = (
@@ -88,6 +90,7 @@ def item(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset | None:
                            f"a link {part!r} to another file")  # fmt: skip
     if isinstance(at, h5py.Dataset):
         check_inside(at)
+        _check_chunk(at)
     return at
 
 
@@ -100,6 +103,15 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
     """The dataset at `name`, None if there is none or it has no shape. Raises ModelError."""
     at = item(file, name)
     return at if isinstance(at, h5py.Dataset) and at.shape is not None else None
+
+
+def _check_chunk(data: h5py.Dataset) -> None:
+    size = prod(data.chunks or ()) * data.dtype.itemsize
+    if size > _MAX_CHUNK_BYTES:
+        raise ModelError(
+            f"{data.name} of {data.file.filename}: expected chunks of at most {_MAX_CHUNK_BYTES} bytes, got "
+            f"{size}; write it with a chunk an event: h5repack -l {data.name}:CHUNK=1x.."
+        )
 
 
 def _outside(file: h5py.File, name: str, got: str) -> ModelError:

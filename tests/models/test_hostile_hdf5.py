@@ -228,6 +228,15 @@ def test_links_that_go_round_and_datasets_without_numbers(tmp_path: Path) -> Non
             read(path, dataset=name)
 
 
+def test_a_chunk_that_would_fill_the_memory(tmp_path: Path) -> None:
+    def made(file: h5py.File) -> None:
+        chunks, ends = (2**24, *SHAPE), (None, *SHAPE)
+        file.create_dataset("x", (3, *SHAPE), "u8", chunks=chunks, maxshape=ends, compression="gzip")
+
+    with pytest.raises(ModelError, match="expected chunks of at most 1073741824 bytes, got 2684354560"):
+        read(hdf5(tmp_path, made))
+
+
 def test_a_file_cut_short(tmp_path: Path) -> None:
     path = hdf5(tmp_path, lambda file: file.create_dataset("frames", data=frames(200), compression="gzip"))
     whole = path.read_bytes()
