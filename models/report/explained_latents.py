@@ -124,18 +124,21 @@ def _mean_curves(case: Case, inputs: Float, groups: Groups, along: Along) -> Dra
     scaled = (inputs - inputs.mean(0)) / np.where(spread > 0, spread, 1.0)
 
     def draw(axis: Any, index: int) -> None:
+        if index == len(names):
+            _names_of_lines(axis, input_names(case.manifest))
+            return
         rows = [members for members in groups[index] if len(members)]
         if few:
             x = [latent[members, index].mean() for members in rows]
             shown = np.array([scaled[members].mean(0) for members in rows])
-            _lines(axis, np.array(x), shown, input_names(case.manifest) if index == 0 else ())
+            _lines(axis, np.array(x), shown)
             axis.set(xlabel=names[index], ylabel="input (its standard deviations)")
         else:
             _coloured_curves(axis, axis_of, np.array([inputs[members].mean(0) for members in rows]))
             axis.set(ylabel="intensity, preprocessed")
         axis.set_title(names[index])
 
-    figure = figures.figure_of(len(names), draw, figures.Grid(2, 3.0))
+    figure = figures.figure_of(len(names) + few, draw, figures.Grid(2, 3.0))
     how = (
         "each input over the latent number" if few else "dark: low values of the latent number, yellow: high"
     )
@@ -156,18 +159,21 @@ def _directions(case: Case, latent: Float, names: tuple[str, ...]) -> Drawn:
     spread = np.concatenate(decoded).std(0)
 
     def draw(axis: Any, index: int) -> None:
+        if index == len(names):
+            _names_of_lines(axis, targets)
+            return
         rows = decoded[index]
         if few:
             middle = rows - decoded[index][STEPS // 2]
             shown = middle / np.where(spread > 0, spread, 1.0)
-            _lines(axis, places(latent, index)[:, index], shown, targets if index == 0 else ())
+            _lines(axis, places(latent, index)[:, index], shown)
             axis.set(xlabel=names[index], ylabel="change (of its spread)")
         else:
             _coloured_curves(axis, axis_of, rows)
             axis.set(ylabel="intensity")
         axis.set_title(names[index])
 
-    figure = figures.figure_of(len(names), draw, figures.Grid(2, 3.0))
+    figure = figures.figure_of(len(names) + few, draw, figures.Grid(2, 3.0))
     what = "targets" if are_targets else "preprocessed spectrum"
     caption = (
         f"The {what} that the network decodes when one latent number changes and the others stay at their "
@@ -203,15 +209,23 @@ def _vectors(case: Case, names: tuple[str, ...]) -> list[Drawn]:
     return [Drawn("vectors", "Structure directions of the latent numbers", caption, figure)]
 
 
-def _lines(axis: Any, x: Float, rows: Float, names: Any) -> None:
-    for i in range(rows.shape[1]):
-        colour, style = (
-            figures.COLOURS[i % len(figures.COLOURS)],
-            ("-", "--", ":")[i // len(figures.COLOURS) % 3],
-        )
-        axis.plot(x, rows[:, i], style, color=colour, linewidth=1.3, label=names[i] if len(names) else None)
-    if len(names):
-        axis.legend(fontsize=7)
+def _lines(axis: Any, x: Float, rows: Float) -> None:
+    for i, column in enumerate(rows.T):
+        axis.plot(x, column, linewidth=1.3, **_style(i))
+
+
+def _names_of_lines(axis: Any, names: tuple[str, ...]) -> None:
+    """A panel of its own: over the lines there is no room for many names."""
+    axis.set_axis_off()
+    for i, name in enumerate(names):
+        axis.plot([], [], label=name, **_style(i))
+    axis.legend(fontsize=8, loc="center left", ncols=1 + (len(names) - 1) // 12, frameon=False)
+
+
+def _style(index: int) -> dict[str, Any]:
+    """Colours first; then the same colours with another line."""
+    turn, colour = divmod(index, len(figures.COLOURS))
+    return {"color": figures.COLOURS[colour], "linestyle": ("-", "--", ":")[turn % 3]}
 
 
 def _coloured_curves(axis: Any, axis_of: Axis, rows: Float) -> None:

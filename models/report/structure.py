@@ -141,7 +141,7 @@ def _reconstructions(truth: Float, said: Float, known: tuple[str, ...]) -> Pictu
         if index == 0:
             axis.legend(fontsize=8)
 
-    caption = "Spectra as computed and as told, at six ranks of the root-mean-square error."
+    caption = "Spectra as they are and as told, at six ranks of the root-mean-square error."
     return Picture(
         figures.panels(len(_RANKS), draw, 3, 2.5), caption, "True and told spectra from best to worst"
     )
