@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from models.command import set_threads
 from models.data_sets.data_set import DataSet
 from models.data_sets.splits import OFFSETS, cache_folder, load_split
 from models.fit import fit
@@ -226,9 +227,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=120, help="at most")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
     console = Console()
     try:
+        set_threads(options.threads)
         result = compare(Bench(Effort(options.events, options.epochs), options.cache, console))
     except ModelError as error:
         Console(stderr=True).print(str(error), markup=False, highlight=False)

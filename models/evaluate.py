@@ -16,11 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from models.bundle import Bundle, load_bundle
+from models.command import set_threads
 from models.data_sets.data_set import DataSet
 from models.manifest import HELD_OUT, Manifest, ModelError
 from models.report import classifier, clusters, phases, structure
@@ -186,9 +186,9 @@ def _chapters(splits: Mapping[str, DataSet], found: Mapping[str, Findings]) -> l
 def main(given: list[str] | None = None) -> int:
     """The command; exit status 1 and one line on stderr if bundle or data cannot be used."""
     options = arguments("streamer evaluate", "Report on a bundle.").parse_args(given)
-    torch.set_num_threads(options.threads)
     errors = Console(stderr=True, soft_wrap=True)
     try:
+        set_threads(options.threads)
         bundle = load_bundle(find_bundle(options.bundle))
         splits = load_data(options, bundle.manifest, errors)
         command = "streamer evaluate " + shlex.join(sys.argv[1:] if given is None else given)

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from models.bundle import Bundle, load_bundle
+from models.command import set_threads
 from models.data_sets.data_set import DataSet
 from models.manifest import CLASS_KINDS, Manifest, ModelError
 from models.report import figures
@@ -76,9 +77,9 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--class", dest="classes", action="append", default=[], help="only this class")
     parser.add_argument("--events", type=int, default=EVENTS, help="pictures a class")
     options = parser.parse_args(given)
-    torch.set_num_threads(options.threads)
     errors = Console(stderr=True, soft_wrap=True)
     try:
+        set_threads(options.threads)
         bundle = load_bundle(find_bundle(options.bundle))
         splits = load_data(options, bundle.manifest, errors)
         data = next(iter(splits.values()))

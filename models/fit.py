@@ -97,7 +97,7 @@ class Descent:
         self._task, self._stage, self._hardware = task, stage, hardware
         self._train, self._validation = data
         self._batch = stage.batch or len(self._train)
-        self._steps = stage.epochs * math.ceil(len(self._train) / self._batch)
+        self._steps = stage.epochs * len(self._parts(torch.arange(len(self._train))))
         self._generator = torch.Generator().manual_seed(seed)
         task.module.to(hardware.device)
         task.preprocess.to(hardware.device)
@@ -117,7 +117,7 @@ class Descent:
     def epoch(self) -> Epoch:
         """One pass over the training events and one over the validation events."""
         order = torch.randperm(len(self._train), generator=self._generator)
-        losses = [self._step(self._train.take(part)) for part in order.split(self._batch)]
+        losses = [self._step(self._train.take(part)) for part in self._parts(order)]
         now = (sum(losses) / len(losses), self._validate())
         progress = self.progress
         progress.epoch += 1
@@ -126,6 +126,13 @@ class Descent:
             progress.best_loss, progress.best_epoch = now[1], progress.epoch
             self.best_weights = copy.deepcopy(self._task.module.state_dict())
         return Epoch(self._stage.name, progress.epoch, *now)
+
+    def _parts(self, order: Tensor) -> list[Tensor]:
+        """Batches; a lone last event joins the one before, as batch normalisation cannot learn from one."""
+        parts = list(order.split(self._batch))
+        if len(parts) > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        return parts
 
     def _step(self, batch: DataSet) -> float:
         self._task.module.train()

@@ -22,6 +22,7 @@ from rich.console import Console
 from torch import nn
 
 from models.bundle import Bundle, load_bundle
+from models.command import set_threads
 from models.data_sets.data_set import DataSet
 from models.data_sets.splits import cache_folder, load_split
 from models.fit import Hardware, fit
@@ -245,8 +246,8 @@ def _study(options: argparse.Namespace, console: Console) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command; exit status 1 and one line on stderr for what cannot be."""
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(options.threads)
     try:
+        set_threads(options.threads)
         _study(options, Console())
     except (ModelError, OSError) as error:
         Console(stderr=True).print(str(error), markup=False, highlight=False)

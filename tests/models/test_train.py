@@ -190,6 +190,25 @@ def test_training_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
     assert (done.epoch, done.best_epoch, len(done.history)) == (3, 1, 3)
 
 
+def test_a_lone_last_event_joins_the_batch_before(tmp_path: Path) -> None:
+    chosen = small()
+    parts = splits(chosen, tmp_path)
+    task = make_task(chosen, parts["train"])
+    task.begin(chosen.stages[0], parts["train"])
+    seen: list[int] = []
+    loss = task.loss
+
+    def counted(batch: DataSet) -> torch.Tensor:
+        seen.append(len(batch))
+        return loss(batch)
+
+    task.loss = counted  # type: ignore[method-assign]
+    train = parts["train"].take(torch.arange(33))
+    stage = replace(chosen.stages[0], epochs=1, batch=16)
+    fit.fit(task, stage, (train, parts["validation"]), 0, CPU)
+    assert seen == [16, 17, 16], "and then the validation events"
+
+
 def test_diverging_training_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="lower the learning rate"):
         write(small(learning_rate=float("inf")), tmp_path)
