@@ -23,6 +23,10 @@ MAGNITUDE_KNOTS: Final = 4  # published
 WARP_SPREAD_POINTS: Final = 5.0  # 0.02 deg, the spread of the zero of the angle between runs
 WARP_KNOTS: Final = 8  # published
 NOISE: Final = 0.03  # white noise of the measured curves
+# The simulated curves all keep the same level under their lines; the two measured ones differ from it, and
+# from each other, by 0.1 over a degree.
+UNEVENNESS: Final = 0.1
+UNEVEN_KNOTS: Final = 17
 SHIFT_POINTS: Final = 3.0  # little beside the spread of the simulated runs, and no curve is seen twice
 AMOUNT: Final = 0.2  # of sample in the beam, either way
 
@@ -32,14 +36,21 @@ def mounted_anew(raw_BN: Tensor) -> Tensor:
     moved_B1 = (SHIFT_POINTS * torch.randn(len(raw_BN), 1, device=raw_BN.device)).round().long()
     at_BN = (torch.arange(raw_BN.shape[1], device=raw_BN.device) + moved_B1).clamp(0, raw_BN.shape[1] - 1)
     amount_B1 = 1 + AMOUNT * (2 * torch.rand(len(raw_BN), 1, device=raw_BN.device) - 1)
-    return raw_BN.gather(1, at_BN) * amount_B1 + NOISE * torch.randn_like(raw_BN)
+    return raw_BN.gather(1, at_BN) * amount_B1 + _uneven(raw_BN)
 
 
 def view(raw_BN: Tensor) -> Tensor:
     """Another random view of each raw spectrum, [B, N]."""
     warped_BN = _moved(raw_BN, _smooth(len(raw_BN), WARP_KNOTS, raw_BN) * WARP_SPREAD_POINTS)
     factor_BN = (1 + MAGNITUDE_SPREAD * _smooth(len(raw_BN), MAGNITUDE_KNOTS, raw_BN)).clamp_min(0.1)
-    return warped_BN * factor_BN + NOISE * torch.randn_like(raw_BN)
+    return warped_BN * factor_BN + _uneven(raw_BN)
+
+
+def _uneven(like_BN: Tensor) -> Tensor:
+    """White noise on what another baseline would leave: a line between random levels, [B, N]."""
+    levels_B1K = UNEVENNESS * torch.randn(len(like_BN), 1, UNEVEN_KNOTS, device=like_BN.device)
+    level_BN = F.interpolate(levels_B1K, size=like_BN.shape[1], mode="linear", align_corners=True)[:, 0]
+    return level_BN + NOISE * torch.randn_like(like_BN)
 
 
 def _smooth(count: int, knots: int, like_BN: Tensor) -> Tensor:

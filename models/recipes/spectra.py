@@ -112,7 +112,7 @@ def spectra_binned() -> Recipe:
 
 def spectra_autoweights() -> Recipe:
     """Bins whose weights are learned with the rest."""
-    return _recipe("spectra_autoweights", {"bins": 15, "hidden": 150, "stride": 4}, _fit(2))
+    return _recipe("spectra_autoweights", {"bins": 15, "hidden": 150, "stride": 4}, _fit(3))
 
 
 def spectra_selfsupervised() -> Recipe:

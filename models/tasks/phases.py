@@ -5,6 +5,7 @@ The classes are those of the training events, the ramp's or the user's own. N ev
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -54,15 +55,14 @@ class PhaseTask:
         """Nothing: there is one stage, and nothing to learn before it."""
 
     def loss(self, batch: DataSet) -> Tensor:
-        changed = self._changes and self.module.training
-        inputs = mounted_anew(batch.inputs.float()) if changed else batch.inputs
-        return self.network.loss(self.preprocess(inputs), batch.targets)
+        seen = self._changed(batch) if self.module.training else batch
+        return self.network.loss(self.preprocess(seen.inputs), seen.targets)
 
     def finish(self, train: DataSet, validation: DataSet) -> nn.Module:  # noqa: ARG002  (interface)
         if isinstance(self.network, BinnedNetwork):
             self._believe(self.network, train)
         if isinstance(self.network, VotingNetwork):
-            shares_NL = self._of_all(self.network, self.network.shares, train)
+            shares_NL = self._of_all(self.network, self.network.shares, self._changed(train))
             fit_softmax(self.network.decide, shares_NL, train.targets)
         return self.network
 
@@ -114,6 +114,13 @@ class PhaseTask:
             self._linear = fit_linear(self.preprocess, train)
         return self._linear
 
+    def _changed(self, data: DataSet) -> DataSet:
+        """As they are seen in training."""
+        if not self._changes:
+            return data
+        parts = [mounted_anew(raw.float()) for raw in data.inputs.split(EVALUATION_BATCH)]
+        return replace(data, inputs=torch.cat(parts))
+
     def _of_all(self, network: nn.Module, ask: Callable[[Tensor], Tensor], data: DataSet) -> Tensor:
         """What one method of the network gives for all events."""
         network.eval()
@@ -122,7 +129,7 @@ class PhaseTask:
 
     def _believe(self, network: BinnedNetwork, train: DataSet) -> None:
         """Weigh each bin by the share of training points that it labels right."""
-        votes_NKL = self._of_all(network, network.votes, train)
+        votes_NKL = self._of_all(network, network.votes, self._changed(train))
         accuracy_K = (votes_NKL * train.targets[:, None]).sum(2).double().mean(0)
         believed = torch.from_numpy(phase_scores.believability(accuracy_K.numpy())).float()
         network.get_buffer("believability_K").copy_(believed)

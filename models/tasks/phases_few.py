@@ -1,9 +1,9 @@
 """Phases from few labels: an encoder that has seen many spectra without any, then the labelled ones.
 
-Stage `pretrain` learns which views are of the same spectrum (`models.networks.relation`); its labels are
-never looked at. Stage `labels` sees the labels of the first `labelled` training events, and of no other:
-the validation events only watch the pretraining. The baseline is the same network, from the same start,
-trained on those few alone. N events, L labels.
+Stage `pretrain` learns which views are of the same spectrum (`models.networks.relation`) and looks at no
+label. Stage `labels` then has `labelled` training curves labelled, those whose embeddings differ most,
+and sees no other label; the validation events only watch the pretraining. The baseline is the same
+network, from the same start, trained on the same few alone. N events, L labels, E embedding.
 """
 
 import copy
@@ -18,11 +18,12 @@ from models.networks.relation import RelationNetwork
 from models.networks.spectra_attention import SpectraAttention
 from models.networks.spectra_head import PhaseNetwork
 from models.recipes.recipe import Recipe, Stage
-from models.spectrum_views import view
+from models.spectrum_views import mounted_anew, view
 from models.tasks.phases import PhaseTask, baseline, check_classes
 from models.tasks.task import answers
 
 PRETRAIN: Final = "pretrain"
+POOL: Final = 4000  # curves among which to choose: more differ little from these
 
 
 class FewLabelsTask(PhaseTask):
@@ -35,15 +36,25 @@ class FewLabelsTask(PhaseTask):
                 f"architecture of recipe {recipe.name}: expected spectra_attention, which has an embedding, "
                 f"got {recipe.architecture!r}; correct the recipe"
             )
-        self.relation = RelationNetwork(self.network)
+        self._encoder = self.network
+        self.relation = RelationNetwork(self._encoder)
         self._alone = copy.deepcopy(self.network)
-        self.few = train.take(torch.arange(min(int(recipe.extra["labelled"]), len(train))))
-        check_classes(self.few)
+        self.labelled = int(recipe.extra["labelled"])
+        self.few = train.take(torch.arange(min(self.labelled, len(train))))
         self.stage = recipe.stages[-1]
 
-    def begin(self, stage: Stage, train: DataSet) -> None:  # noqa: ARG002  (interface)
+    def begin(self, stage: Stage, train: DataSet) -> None:
+        """Choose the curves to label once there are embeddings: both ends of a ramp and empty shots too."""
         self.stage = stage
         self.module = self.relation if stage.name == PRETRAIN else self.network
+        if stage.name != PRETRAIN:
+            pool = train.take(torch.arange(min(POOL, len(train))))
+            embedded_NE = self._of_all(self.network, self._embedding, pool)
+            self.few = pool.take(most_different(embedded_NE, self.labelled))
+            check_classes(self.few)
+
+    def _embedding(self, x_B1N: Tensor) -> Tensor:
+        return self._encoder.embedding_of(self._encoder.features(x_B1N))
 
     def loss(self, batch: DataSet) -> Tensor:
         if self.stage.name == PRETRAIN:
@@ -74,5 +85,15 @@ class FewLabelsTask(PhaseTask):
         """On a random draw of the labelled events; while validating, on all of them."""
         drawn = torch.randint(len(self.few), (count,)) if network.training else torch.arange(len(self.few))
         batch = self.few.take(drawn).to(next(network.parameters()).device)
-        inputs = view(batch.inputs.float()) if network.training else batch.inputs
+        inputs = mounted_anew(batch.inputs.float()) if network.training else batch.inputs
         return network.loss(self.preprocess(inputs), batch.targets)
+
+
+def most_different(embedded_NE: Tensor, count: int) -> Tensor:
+    """Numbers of `count` events, each the farthest from those before it; the first is nearest to the mean."""
+    chosen = [int((embedded_NE - embedded_NE.mean(0)).square().sum(1).argmin())]
+    apart_N = (embedded_NE - embedded_NE[chosen[0]]).square().sum(1)
+    while len(chosen) < min(count, len(embedded_NE)):
+        chosen.append(int(apart_N.argmax()))
+        apart_N = torch.minimum(apart_N, (embedded_NE - embedded_NE[chosen[-1]]).square().sum(1))
+    return torch.tensor(chosen)

@@ -18,7 +18,7 @@ from models.recipes.recipe import Data, Recipe, Stage
 from models.simulation import pressure_ramps
 from models.spectrum_views import mounted_anew, view
 from models.tasks.phases import PhaseTask
-from models.tasks.phases_few import FewLabelsTask
+from models.tasks.phases_few import FewLabelsTask, most_different
 
 POINTS = 120
 NAMES = ("before", "after")
@@ -154,6 +154,13 @@ def test_pretraining_sees_no_label_and_the_labels_only_few() -> None:
     network = task.finish(train, train)
     scores = task.score(network, train, events(20, 3))
     assert 0 <= scores["baseline_few_labels_alone_accuracy"] <= 1
+
+
+def test_the_most_different_are_chosen_to_be_labelled() -> None:
+    embedded = torch.tensor([[0.0, 0.0], [0.1, 0.0], [9.0, 0.0], [0.0, 5.0], [0.2, 0.1], [8.9, 0.1]])
+    assert set(most_different(embedded, 3).tolist()[1:]) <= {2, 3, 5}
+    assert len(set(most_different(embedded, 6).tolist())) == 6
+    assert len(most_different(embedded, 10)) == 6
 
 
 def test_views_keep_lines_where_they_are() -> None:
