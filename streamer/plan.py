@@ -306,5 +306,15 @@ def describe(spec: StageSpec) -> dict[str, Any]:
         "stream": spec.stream,
         "bundles": [bundle.model_dump() for bundle in spec.bundles],
         "columns": {column.name: [column.dtype, *column.labels] for column in spec.columns},
+        "routes": [
+            {"name": route.name, "when": route.when, "one_in": route.one_in}
+            for route in routes(spec.settings)
+        ],
+        "calibrated": {
+            entry.label: {"bundle": m.name, "threshold": entry.threshold, "recall": entry.recall}
+            | {"confidence": entry.confidence, "removed_share": entry.removed_share, "data": entry.data}
+            for m in _manifests(spec.bundles)
+            for entry in m.calibrated
+        },
         "ring": {"slots": ring.slots, "events": ring.events, "size_bytes": ring.size_bytes},
     }

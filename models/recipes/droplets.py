@@ -15,10 +15,9 @@ from models.simulation.labels import CLASSES
 # share this.
 PEDESTAL_STEP: Final = {"op": "scale", "offset": PEDESTAL_COUNTS, "factor": 1.0}
 DROPLET_PREPROCESS: Final = {"steps": [PEDESTAL_STEP]}
-# evenness 0.5: Layered occurs in 0.65 % of the images: 39 of 6000 would not teach it.
-DROPLET_DATA: Final = Data("droplets", train=6000, validation=1000, test=1500, options={"evenness": 0.5})
 # What classifiers see: cameras with up to two dead sectors and holes from small to those of the published
-# images (0.22 to 0.30 of the radius).
+# images (0.22 to 0.30 of the radius). evenness 0.5: Layered occurs in 0.65 % of the images: 39 of 6000 would
+# not teach it.
 CAMERAS: Final = {"evenness": 0.5, "dead_sectors": 2, "hole_share": [0.11, 0.30]}
 AIRYNET_SIZE_PX: Final = 224
 RECORDED_SIZE_PX: Final = 256  # airynet crops 259 to this

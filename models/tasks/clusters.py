@@ -65,6 +65,7 @@ class ClusterTask:
     """beta-TCVAE; then the mixture on [mu, sigma] of the training events."""
 
     kind = "vae_mixture"
+    extra_keys = frozenset({"beta", "regularisation"})
 
     def __init__(self, recipe: Recipe, train: DataSet) -> None:
         self.options: Mapping[str, Any] = dict(recipe.options)

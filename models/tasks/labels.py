@@ -31,6 +31,7 @@ class LabelTask:
     """
 
     kind = "classifier"
+    extra_keys = frozenset({"consistent", "turns"})
 
     def __init__(self, recipe: Recipe, train: DataSet) -> None:
         _check(train)

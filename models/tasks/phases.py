@@ -39,6 +39,7 @@ class PhaseTask:
     """
 
     kind = "phases"
+    extra_keys = frozenset({"mounted_anew"})
 
     def __init__(self, recipe: Recipe, train: DataSet) -> None:
         _check(train)

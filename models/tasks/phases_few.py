@@ -29,6 +29,8 @@ POOL: Final = 4000  # curves among which to choose: more differ little from thes
 class FewLabelsTask(PhaseTask):
     """`extra`: labelled, the number of training events whose label is used."""
 
+    extra_keys = frozenset({"labelled", "mounted_anew"})
+
     def __init__(self, recipe: Recipe, train: DataSet) -> None:
         super().__init__(recipe, train)
         if not isinstance(self.network, SpectraAttention):

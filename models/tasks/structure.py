@@ -38,6 +38,8 @@ Array = NDArray[np.float64]
 # Scores of single targets are for structures of a few coordinates, not for the points of a spectrum.
 MOST_NAMED: Final = 32
 
+EXTRA: Final[Mapping[str, Any]] = {"shared_scale": False, "eca": {}}  # of a recipe, where it says nothing
+
 
 class StructureTask:
     """Mean squared error of standardised targets.
@@ -47,6 +49,7 @@ class StructureTask:
     """
 
     kind = "encoder_decoder"
+    extra_keys = frozenset(EXTRA)
 
     def __init__(self, recipe: Recipe, train: DataSet) -> None:
         _check(train)
@@ -96,6 +99,7 @@ class InverseTask:
     """
 
     kind = "encoder_decoder"
+    extra_keys = frozenset(EXTRA)
     shared_scale = False  # structures: each coordinate counts in its own spread
 
     def __init__(self, recipe: Recipe, train: DataSet) -> None:
@@ -220,12 +224,7 @@ def _columns(latent: int, names: tuple[str, ...]) -> tuple[Column, ...]:
 
 
 def _extra(recipe: Recipe) -> dict[str, Any]:
-    known: dict[str, Any] = {"shared_scale": False, "eca": {}}
-    if unknown := sorted(set(recipe.extra) - set(known)):
-        raise ModelError(
-            f"extra of recipe {recipe.name}: expected some of {sorted(known)}, got {unknown}; remove it"
-        )
-    return known | dict(recipe.extra)
+    return {**EXTRA, **recipe.extra}
 
 
 def _build(table: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> Any:

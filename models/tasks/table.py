@@ -30,4 +30,10 @@ def make_task(recipe: Recipe, train: DataSet) -> Task:
             f"task of recipe {recipe.name}: expected one of {tuple(TASKS)}, got {recipe.task!r}; "
             "add it to models/tasks/table.py"
         )
-    return TASKS[recipe.task](recipe, train)
+    task = TASKS[recipe.task]
+    if unknown := sorted(set(recipe.extra) - task.extra_keys):
+        raise ModelError(
+            f"extra of recipe {recipe.name}: expected keys of {sorted(task.extra_keys)}, got {unknown}; "
+            "correct the recipe"
+        )
+    return task(recipe, train)

@@ -29,6 +29,9 @@ class Task(Protocol):
     kind: str
     """Of the manifest, an attribute of the class; says which columns there are and what they mean."""
 
+    extra_keys: frozenset[str]
+    """What `recipe.extra` may hold, an attribute of the class."""
+
     def __init__(self, recipe: Recipe, train: DataSet) -> None: ...
 
     @property

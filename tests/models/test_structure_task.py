@@ -18,6 +18,7 @@ from models.networks.nnca import departure
 from models.recipes.recipe import Data, Recipe
 from models.recipes.table import recipe
 from models.tasks.structure import InverseTask, StructureTask, covered, scored
+from models.tasks.table import make_task
 
 CPU = Hardware(torch.device("cpu"), False)
 
@@ -141,7 +142,7 @@ def test_unknown_names_are_refused() -> None:
     with pytest.raises(ModelError, match="architecture of a structure recipe"):
         InverseTask(replace(small("water_nnca"), architecture="nnca"), events())
     with pytest.raises(ModelError, match="extra of recipe water_nnca_emulator"):
-        StructureTask(replace(small("water_nnca_emulator"), extra={"beta": 1.0}), events())
+        make_task(replace(small("water_nnca_emulator"), extra={"beta": 1.0}), events())
 
 
 def test_principal_axes_stay_what_they_are() -> None:
