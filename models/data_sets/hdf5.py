@@ -3,7 +3,9 @@
 Owns links, virtual and external storage, declared sizes, and the one shape of messages about damage. Not the
 layouts (`models.data_sets.layouts`). Soft links are followed within the file. A virtual dataset may take from
 its own file and from files beside or below it: a missing source would read as fill values, without an error.
-The rules of links and sources: support.hdfgroup.org/documentation/hdf5/latest, H5L and H5Pset_virtual.
+What no check here can see: a damaged description of a virtual dataset on which the library itself (2.0.0)
+never ends while it opens it. The rules of links and sources: support.hdfgroup.org/documentation/hdf5/latest,
+H5L and H5Pset_virtual.
 """
 
 import tokenize
