@@ -34,6 +34,10 @@ HEADER = ResultHeader(
 )
 
 
+# Names that mean something to the header: ids, and the column that has labels.
+TAKEN = ("train_id", "pulse_id", *HEADER.labels)
+
+
 def columns(n=4):
     return {
         "train_id": np.full(n, 2_000_000_001, np.uint64),
@@ -103,7 +107,7 @@ def test_big_endian_and_strided_columns_are_converted(given):
 @given(
     st.integers(0, 5).flatmap(
         lambda n: st.dictionaries(
-            st.text(min_size=1, max_size=8).filter(lambda name: name not in ("train_id", "pulse_id")),
+            st.text(min_size=1, max_size=8).filter(lambda name: name not in TAKEN),
             st.tuples(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 3), max_size=3)).flatmap(
                 lambda spec: hnp.arrays(spec[0], (n, *spec[1]))
             ),
