@@ -27,6 +27,11 @@ ones on a smooth background, and the two measured ones had their baseline subtra
 little of their broad lines a second time."""
 # Lines differ in height by a factor of 100: the logarithm lets the weak ones, which vanish first, be seen.
 PREPROCESS: Final[Mapping[str, Any]] = {"steps": [{"op": "log1p"}]}
+# A network that judges each point alone knows only its height: without this the level that is left under the
+# lines, which differs from curve to curve, would vote.
+FLOOR_PREPROCESS: Final[Mapping[str, Any]] = {
+    "steps": [{"op": "scale", "offset": 0.25, "factor": 1.0}, {"op": "log1p"}]
+}
 _ALS: Final = {"op": "als_baseline", "smoothness": 1e5, "asymmetry": 0.002, "iterations": 10}  # as published
 RAW_PREPROCESS: Final[Mapping[str, Any]] = {"steps": [_ALS, {"op": "log1p"}]}
 # 6000 curves are learned by heart within a few epochs.
@@ -107,7 +112,8 @@ def spectra_attention() -> Recipe:
 def spectra_binned() -> Recipe:
     """A two-layer network for each of 15 bins of angle, weighed by believability."""
     options = {"bins": 15, "hidden": 150, "stride": 4}
-    return _recipe("spectra_binned", options, _fit(2, 8e-3), _BINNED_ORIGIN)
+    made = _recipe("spectra_binned", options, _fit(2, 8e-3), _BINNED_ORIGIN)
+    return replace(made, preprocess=FLOOR_PREPROCESS)
 
 
 def spectra_autoweights() -> Recipe:
@@ -116,14 +122,15 @@ def spectra_autoweights() -> Recipe:
 
 
 def spectra_selfsupervised() -> Recipe:
-    """The attention network, pretrained without labels; then 84 labelled curves, as many as published."""
+    """The attention network, pretrained without labels; then 84 labels, as many as published."""
     return replace(
         spectra_attention(),
         name="spectra_selfsupervised",
         task="few_phases",
         stages=(
             Stage("pretrain", epochs=3, patience=3, batch=128, learning_rate=2e-3, weight_decay=1e-4),
-            Stage("labels", epochs=2, patience=2, batch=64, learning_rate=1e-3, weight_decay=1e-2),
+            Stage("labels", epochs=1, patience=1, batch=64, learning_rate=1e-3, weight_decay=1e-2),
+            Stage("unsure", epochs=1, patience=1, batch=64, learning_rate=1e-3, weight_decay=1e-2),
         ),
         origin="Sun et al., Sci. Rep. 13, 9370 (2023), SpecRR-Net",
         extra={"labelled": 84},

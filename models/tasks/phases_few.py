@@ -1,9 +1,10 @@
 """Phases from few labels: an encoder that has seen many spectra without any, then the labelled ones.
 
 Stage `pretrain` learns which views are of the same spectrum (`models.networks.relation`) and looks at no
-label. Stage `labels` then has `labelled` training curves labelled, those whose embeddings differ most,
-and sees no other label; the validation events only watch the pretraining. The baseline is the same
-network, from the same start, trained on the same few alone. N events, L labels, E embedding.
+label. The next stage has half of the `labelled` training curves labelled, those whose embeddings differ
+most; stage `unsure` the other half, those of which the network is then least sure. No other label is
+seen: the validation events only watch the pretraining. The baseline is the same network, from the same
+start, trained on the same few alone. N events, L labels, E embedding.
 """
 
 import copy
@@ -23,6 +24,7 @@ from models.tasks.phases import PhaseTask, baseline, check_classes
 from models.tasks.task import answers
 
 PRETRAIN: Final = "pretrain"
+UNSURE: Final = "unsure"
 POOL: Final = 4000  # curves among which to choose: more differ little from these
 
 
@@ -43,17 +45,32 @@ class FewLabelsTask(PhaseTask):
         self._alone = copy.deepcopy(self.network)
         self.labelled = int(recipe.extra["labelled"])
         self.few = train.take(torch.arange(min(self.labelled, len(train))))
+        self._chosen = torch.arange(len(self.few))
         self.stage = recipe.stages[-1]
+        self._epochs = sum(stage.epochs for stage in recipe.stages if stage.name != PRETRAIN)
 
     def begin(self, stage: Stage, train: DataSet) -> None:
-        """Choose the curves to label once there are embeddings: both ends of a ramp and empty shots too."""
+        """Choose the curves to label, once there are embeddings."""
         self.stage = stage
         self.module = self.relation if stage.name == PRETRAIN else self.network
         if stage.name != PRETRAIN:
             pool = train.take(torch.arange(min(POOL, len(train))))
-            embedded_NE = self._of_all(self.network, self._embedding, pool)
-            self.few = pool.take(most_different(embedded_NE, self.labelled))
+            self._chosen = self._choose(stage, pool)
+            self.few = pool.take(self._chosen)
             check_classes(self.few)
+
+    def _choose(self, stage: Stage, pool: DataSet) -> Tensor:
+        """Numbers of the curves to label: half of them first, then those where the network is least sure."""
+        if stage.name == UNSURE:
+            return torch.cat([self._chosen, self._least_sure(pool)])
+        embedded_NE = self._of_all(self.network, self._embedding, pool)
+        return most_different(embedded_NE, self.labelled - self.labelled // 2)
+
+    def _least_sure(self, pool: DataSet) -> Tensor:
+        best_N2 = self._of_all(self.network, self.network, pool)[:, :-1].topk(2, 1).values
+        margin_N = best_N2[:, 0] - best_N2[:, 1]
+        margin_N[self._chosen] = torch.inf  # labelled already
+        return margin_N.argsort()[: self.labelled // 2]
 
     def _embedding(self, x_B1N: Tensor) -> Tensor:
         return self._encoder.embedding_of(self._encoder.features(x_B1N))
@@ -65,7 +82,7 @@ class FewLabelsTask(PhaseTask):
         return self._few_loss(self.network, len(batch))
 
     def finish(self, train: DataSet, validation: DataSet) -> nn.Module:  # noqa: ARG002  (interface)
-        steps = self.stage.epochs * max(1, len(train) // max(1, self.stage.batch))
+        steps = self._epochs * max(1, len(train) // max(1, self.stage.batch))
         optimiser = torch.optim.AdamW(
             self._alone.parameters(), self.stage.learning_rate, weight_decay=self.stage.weight_decay
         )

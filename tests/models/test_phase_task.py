@@ -134,7 +134,7 @@ def test_pretraining_sees_no_label_and_the_labels_only_few() -> None:
     few = recipe(
         "spectra_attention",
         {"widths": [4, 4], "embedded": 16},
-        stages=(Stage("pretrain", 1, 1, 16, 1e-3, 0.0), Stage("labels", 2, 1, 16, 1e-2, 0.0)),
+        stages=tuple(Stage(name, 1, 1, 16, 1e-2, 0.0) for name in ("pretrain", "labels", "unsure")),
         extra={"labelled": 8},
     )
     task = FewLabelsTask(few, train)
@@ -146,6 +146,11 @@ def test_pretraining_sees_no_label_and_the_labels_only_few() -> None:
     assert torch.equal(first, task.loss(wrong))
     descend(task, train, 3)
     task.begin(few.stages[1], train)
+    assert len(task.few) == 4
+    descend(task, train, 3)
+    task.begin(few.stages[2], train)
+    assert len(task.few) == 8
+    assert len(task.few.inputs.unique(dim=0)) == 8  # none is labelled twice
     task.module.eval()
     watched = task.loss(train)
     assert torch.equal(watched, task.loss(wrong))  # the batch's labels have no say: only those of the few
