@@ -6,6 +6,7 @@ Labels of the events are used for scores alone. What the encoder learns from bes
 N events, Z latent, D = 2 Z features.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -26,6 +27,8 @@ from models.networks.vae_encoder import mixture_features
 from models.preprocess import Preprocess
 from models.recipes.recipe import Recipe, Stage
 from models.tasks.task import EVALUATION_BATCH, answers, by_name, rounded, turned
+
+log = logging.getLogger(__name__)
 
 # The class an image counts as when clusters are scored: the first of these that it has.
 PRIMARY: Final = (
@@ -117,7 +120,7 @@ class ClusterTask:
         self.network.encoder.load_state_dict(self.module.encoder.state_dict())
         self.network.decoder.load_state_dict(self.module.decoder.state_dict())
         features, information_Z = self._latents(answers(self.preprocess, self.network, train))
-        _check_used(information_Z)
+        _warn_of_collapse(information_Z)
         self.network.mixture.set(fit_mixture(features, self.fit_options))
         network: nn.Module = self.network
         return network
@@ -215,12 +218,14 @@ def _check_events(train: DataSet, components: int) -> None:
         )
 
 
-def _check_used(information_Z: NDArray[np.float64]) -> None:
+def _warn_of_collapse(information_Z: NDArray[np.float64]) -> None:
+    """A warning, no error: the training is paid for, and the scores tell what it is worth."""
     used = int((information_Z >= USED_NATS).sum())
     if used < min(2, len(information_Z)):
-        said = ", ".join(f"{value:.4f}" for value in information_Z)
-        raise ModelError(
-            f"latent space: expected at least two latents that tell {USED_NATS} nats of an image, "
-            f"got {used} ({said}): it has collapsed; lower `beta`, train longer, or look whether the "
-            "preprocessed images differ at all"
+        log.warning(
+            "latent space: expected at least two latents that tell %s nats of an image, got %d (%s): it has "
+            "collapsed; lower `beta`, train longer, or look whether the preprocessed images differ at all",
+            USED_NATS,
+            used,
+            ", ".join(f"{value:.4f}" for value in information_Z),
         )
