@@ -81,7 +81,7 @@ one_in = 100
 READY_S = 120.0
 SERVING = b"serving "
 
-# The middle of the phase transition: there is a sample, and its 220 line has lost part of its height, not all.
+# The middle of the phase transition: there is a sample, and its 220 line has lost part of its height.
 TRANSITION = "p.no_sample < 0.5 and target.height_220 > 0.2 and target.height_220 < 0.8"
 
 # 256 different images take some 2 s to simulate; rare shapes are shown more often than they were measured.

@@ -100,7 +100,7 @@ def test_two_bundles_of_different_columns_lie_side_by_side(tmp_path: Path) -> No
 
 
 def test_an_unknown_bundle_is_named_with_those_shipped() -> None:
-    with pytest.raises(ConfigError, match=r"no bundle 'nothing': expected a folder .* or one of .*droplet_cnn"):
+    with pytest.raises(ConfigError, match=r"no bundle 'nothing': expected a folder .* one of .*droplet_cnn"):
         find_bundle("nothing")
 
 
