@@ -175,11 +175,11 @@ class ClusterTask:
         )
 
     def _principal(self, train: DataSet, test: DataSet) -> NDArray[np.int64]:
-        """The same mixture on as many principal components of the logarithms as there are features."""
+        """As many components on as many principal axes of the logarithms as there are features."""
         pixels = [compressed_pixels(self.preprocess, data) for data in (train, test)]
-        return clustering.principal_clusters(
-            pixels[0], pixels[1], 2 * self.options["latent"], self.fit_options
-        )
+        # The encoder's regularisation is made for a prior of variance 1; small axes would drown in it.
+        options = FitOptions(self.fit_options.components, self.fit_options.seed, self.fit_options.restarts)
+        return clustering.principal_clusters(pixels[0], pixels[1], 2 * self.options["latent"], options)
 
 
 def primary_class(data: DataSet) -> NDArray[np.int64]:
