@@ -115,12 +115,17 @@ def save_bundle(
     tensors |= {f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}
     weights_bytes, golden_bytes = save(tensors), save(golden)
     complete = replace(manifest, weights_sha256=_sha256(weights_bytes), golden_sha256=_sha256(golden_bytes))
-    complete = replace(complete, sha256=_sha256(dump_manifest(complete)))
     write_file(directory / WEIGHTS_FILE, weights_bytes)
     write_file(directory / GOLDEN_FILE, golden_bytes)
-    write_file(directory / CARD_FILE, card(complete).encode())
-    write_file(directory / MANIFEST_FILE, dump_manifest(complete))
+    write_description(directory, complete, card)
     return load_bundle(directory).manifest
+
+
+def write_description(directory: Path, manifest: Manifest, card: Callable[[Manifest], str]) -> None:
+    """The card and, last, the manifest: a reader finds the old bundle or the new one."""
+    content = dump_manifest(manifest)
+    write_file(directory / CARD_FILE, card(replace(manifest, sha256=_sha256(content))).encode())
+    write_file(directory / MANIFEST_FILE, content)
 
 
 def run_bundle(bundle: Bundle, raw: Tensor) -> Tensor:

@@ -10,22 +10,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from rich.console import Console
-from rich.progress import Progress
 
 from models.bundle import Bundle, load_bundle
-from models.command import set_threads
+from models.command import held_out_events, set_threads
 from models.data_sets.data_set import DataSet
 from models.data_sets.files import add_data_arguments, bundle_events
-from models.data_sets.splits import cache_folder, held_out
-from models.manifest import Manifest, ModelError
+from models.data_sets.splits import cache_folder
+from models.manifest import HELD_OUT, Manifest, ModelError
 from models.promise import TooFewError, positives_needed
 from models.shipped import find_bundle
 from models.veto import Asked, Result, calibrate, check_class, report, store
-
-HELD_OUT: Final = "held-out"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,9 +47,7 @@ def _splits(options: argparse.Namespace, manifest: Manifest, console: Console) -
     if options.data != HELD_OUT:
         return {Path(options.data).name: bundle_events(manifest, options.data, options)}
     manifest = _with_events(manifest, options.events)
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("held-out events", total=None)
-        splits = held_out(manifest, options.cache, lambda done: progress.update(bar, completed=done))
+    splits = held_out_events(manifest, options.cache, console)
     chosen = options.split or next(iter(splits))
     if chosen not in splits:
         raise ModelError(f"--split: expected one of {list(splits)}, got {chosen!r}; correct it")

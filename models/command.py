@@ -1,12 +1,16 @@
-"""What the commands that train and judge share: threads, and how a command is written into a manifest."""
+"""What the commands that train and judge share: threads, held-out events, how a command is recorded."""
 
 import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import Progress
 
-from models.manifest import ModelError
+from models.data_sets.data_set import DataSet
+from models.data_sets.splits import held_out
+from models.manifest import Manifest, ModelError
 
 
 def set_threads(number: int) -> None:
@@ -14,6 +18,13 @@ def set_threads(number: int) -> None:
     if number < 1:
         raise ModelError(f"--threads: expected 1 or more, got {number}; correct it")
     torch.set_num_threads(number)
+
+
+def held_out_events(manifest: Manifest, folder: Path, console: Console) -> dict[str, DataSet]:
+    """The simulated events that a bundle was scored on, by split, with a bar where there is a terminal."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("held-out events", total=None)
+        return held_out(manifest, folder, lambda done: progress.update(bar, completed=done))
 
 
 def typed(program: str, given: Sequence[str], paths: Collection[Path | None]) -> str:

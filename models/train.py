@@ -29,7 +29,7 @@ from models.data_sets.files import Wanted, data_from, load_files
 from models.data_sets.hash_split import split
 from models.data_sets.splits import load_split, split_names
 from models.fit import Epoch, Hardware
-from models.manifest import INPUT_DTYPES, Manifest, ModelError
+from models.manifest import CLASS_KINDS, INPUT_DTYPES, Manifest, ModelError
 from models.provenance import Made, described, files_record
 from models.recipes.recipe import Recipe
 from models.tasks.table import TASKS, make_task
@@ -87,8 +87,8 @@ def _train(recipe: Recipe, splits: Splits, where: Where, made: tuple[Made, Seque
         for name, data in splits.items()
         if name not in UNSEEN
     }
-    training |= {"name": asked.name, "input_dtype": _dtype(splits["test"].inputs)}
-    manifest = _manifest(recipe, task, scored, training)
+    named = (asked.name, recipe.architecture, _dtype(splits["test"].inputs))
+    manifest = _manifest(named, task, scored, training)
     golden = golden_events(task, network, splits["test"])
     with writing(where.out):
         return save_bundle(where.out, manifest, (task.preprocess, network), golden, model_card)
@@ -144,14 +144,18 @@ def _dtype(inputs: Tensor) -> str:
     return name
 
 
-def _manifest(recipe: Recipe, task: Task, scored: dict[str, Any], training: dict[str, Any]) -> Manifest:
+def _manifest(
+    named: tuple[str, str, str], task: Task, scored: dict[str, Any], training: dict[str, Any]
+) -> Manifest:
+    """`named`: bundle, architecture, type of the raw numbers."""
+    name, architecture, dtype = named
     return Manifest(
-        name=training.pop("name"),
+        name=name,
         kind=task.kind,
-        architecture=recipe.architecture,
+        architecture=architecture,
         options=dict(task.options),
         input_shape=task.preprocess.input_shape,
-        input_dtype=training.pop("input_dtype"),
+        input_dtype=dtype,
         preprocess=dict(task.preprocess.spec),
         columns=task.columns,
         scores=scored,
@@ -213,8 +217,8 @@ def _events(
     if options.data is None:
         return simulated_splits(recipe, options.cache, console), None
     kind = TASKS[recipe.task].kind
-    classes = kind in ("classifier", "phases")
-    wanted = Wanted(labelled=kind != "vae_mixture", classes=classes, exclusive=kind == "phases")
+    classes, exclusive = kind in CLASS_KINDS, kind == "phases"
+    wanted = Wanted(labelled=kind != "vae_mixture", classes=classes, exclusive=exclusive)
     data = data_from(options.data, options)
     events = load_files(data, wanted)
     return split(events, recipe.seed), files_record(data, events)

@@ -10,7 +10,6 @@ a little lower, as another processor sums in another order.
 N events, L classes.
 """
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,24 +21,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, load_bundle, write_file
+from models.bundle import Bundle, load_bundle, unpack, write_description
 from models.card import model_card
 from models.data_sets.data_set import DataSet
 from models.manifest import (
-    CARD_FILE,
+    CLASS_KINDS,
     GOLDEN_FILE,
     MANIFEST_FILE,
     WEIGHTS_FILE,
     Calibrated,
     Manifest,
     ModelError,
-    dump_manifest,
 )
 from models.names import identifier
 from models.promise import Promise, check_share, interval, promise
 from models.tasks.task import answers
 
-_KINDS: Final = ("classifier", "phases")
 _MARGIN: Final = 2.0**-8  # of the threshold: what rounding to bfloat16 changes a number by, at most
 
 Array = NDArray[np.float64]
@@ -115,20 +112,16 @@ def calibrate(bundle: Bundle, splits: Mapping[str, DataSet], asked: Asked, data:
 
 def check_class(manifest: Manifest, label: str) -> None:
     """Raises ModelError if the bundle has no probability of this class."""
-    if manifest.kind not in _KINDS:
+    if manifest.kind not in CLASS_KINDS:
         raise ModelError(
-            f"bundle {manifest.name!r}: expected one of kind {' or '.join(_KINDS)}, with a probability per "
-            f"class, got {manifest.kind}; write its rule with a number from `streamer evaluate`"
+            f"bundle {manifest.name!r}: expected one of kind {' or '.join(CLASS_KINDS)}, with a probability "
+            f"per class, got {manifest.kind}; write its rule with a number from `streamer evaluate`"
         )
-    if label not in _classes(manifest):
+    if label not in manifest.labels("p"):
         raise ModelError(
-            f"--class: expected one of {list(_classes(manifest))}, got {label!r}; correct it, or train a "
+            f"--class: expected one of {list(manifest.labels('p'))}, got {label!r}; correct it, or train a "
             "bundle that knows the class"
         )
-
-
-def _classes(manifest: Manifest) -> tuple[str, ...]:
-    return next((column.labels for column in manifest.columns if column.name == "p"), ())
 
 
 def measure(bundle: Bundle, events: DataSet, label: str) -> Measured:
@@ -146,13 +139,9 @@ def measure(bundle: Bundle, events: DataSet, label: str) -> Measured:
 
 
 def _p(bundle: Bundle, events: DataSet, label: str) -> Array:
-    packed = answers(bundle.preprocess, bundle.network, events)
-    start = 0
-    for column in bundle.manifest.columns:
-        if column.name == "p":
-            break
-        start += column.width
-    return packed[:, start + _classes(bundle.manifest).index(label)].astype(np.float64)
+    packed = torch.from_numpy(answers(bundle.preprocess, bundle.network, events))
+    p_NL = unpack(bundle.manifest, packed)["p"]
+    return p_NL[:, bundle.manifest.labels("p").index(label)].double().numpy()
 
 
 def removal(measured: Measured, threshold: float, confidence: float) -> Removal:
@@ -175,17 +164,14 @@ def store(directory: Path, manifest: Manifest, entry: Calibrated, out: Path | No
     """
     target = out or directory
     others = tuple(old for old in manifest.calibrated if old.label != entry.label)
-    new = replace(manifest, calibrated=(*others, entry), sha256="")
-    content = dump_manifest(new)
-    new = replace(new, sha256=hashlib.sha256(content).hexdigest())
+    new = replace(manifest, calibrated=(*others, entry))
     try:
         target.mkdir(parents=True, exist_ok=True)
         if target.resolve() != directory.resolve():
             _refuse_other(target)
             for name in (WEIGHTS_FILE, GOLDEN_FILE):
                 shutil.copyfile(directory / name, target / name)
-        write_file(target / CARD_FILE, model_card(new).encode())
-        write_file(target / MANIFEST_FILE, content)
+        write_description(target, new, model_card)
     except OSError as error:
         raise ModelError(f"bundle {target}: cannot be written: {error}; name a folder with --out") from error
     return load_bundle(target).manifest

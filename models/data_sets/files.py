@@ -26,7 +26,7 @@ from models.data_sets.hash_split import NAMED_BY, SPLIT_BY, SPLIT_KEY, content_k
 from models.data_sets.labels_csv import Labels, read_labels
 from models.data_sets.labels_match import match
 from models.data_sets.layouts import look
-from models.manifest import INPUT_DTYPES, Manifest, ModelError
+from models.manifest import CLASS_KINDS, INPUT_DTYPES, Manifest, ModelError
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +63,9 @@ class Wanted:
 def wanted_by(manifest: Manifest, labelled: bool = True) -> Wanted:
     """What a bundle takes. Clusters are scored by classes of any name."""
     shape, dtype, kind = manifest.input_shape, manifest.input_dtype, manifest.kind
-    if kind not in ("classifier", "phases"):
-        name = "target" if kind == "encoder_decoder" else ""
-        targets = next((column.labels for column in manifest.columns if column.name == name), ())
-        return Wanted(shape, dtype, targets, labelled, classes=kind == "vae_mixture")
-    classes = next((column.labels for column in manifest.columns if column.name == "p"), ())
-    return Wanted(shape, dtype, classes, labelled, classes=True, exclusive=kind == "phases")
+    if kind not in CLASS_KINDS:
+        return Wanted(shape, dtype, manifest.labels("target"), labelled, classes=kind == "vae_mixture")
+    return Wanted(shape, dtype, manifest.labels("p"), labelled, classes=True, exclusive=kind == "phases")
 
 
 def load_files(data: FileData, wanted: Wanted) -> DataSet:

@@ -28,7 +28,7 @@ from models.networks.rings import (
     Rings,
     upright_picture,
 )
-from models.networks.vae_encoder import mixture_features, total_correlation
+from models.networks.vae_encoder import placed, total_correlation
 
 # What the decoder draws, and how much a standard deviation of it counts. The strength of the rings is all
 # that tells two sizes from one; with weight 1 the mixture put both into one component.
@@ -172,9 +172,7 @@ class RingMixtureEncoder(nn.Module):
         self.mixture = MixtureHead(components, 2 * latent)
 
     def forward(self, counts_BCHW: Tensor) -> Tensor:
-        mu_BZ, log_variance_BZ = self.encoder(counts_BCHW)
-        cluster_B, log_likelihood_B = self.mixture(mixture_features(mu_BZ, log_variance_BZ))
-        return torch.cat([mu_BZ, log_variance_BZ, cluster_B[:, None].float(), log_likelihood_B[:, None]], 1)
+        return placed(self.mixture, *self.encoder(counts_BCHW))
 
     def decode(self, z_BZ: Tensor) -> Tensor:
         """The upright picture [B, 1, S, S]: ln of the photons over their largest, ring periods as unit."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.mixture import MixtureHead
 from models.networks.attention import SelfAttention
 from models.networks.layout import channels_last
-from models.networks.vae_encoder import Down, mixture_features, total_correlation
+from models.networks.vae_encoder import Down, placed, total_correlation
 
 FIRST: Final = 32
 WIDTHS: Final = (64, 128, 256, 512)
@@ -132,9 +132,7 @@ class TCVAEMixture(nn.Module):
         self.mixture = MixtureHead(components, 2 * latent)
 
     def forward(self, counts_BCHW: Tensor) -> Tensor:
-        mu_BZ, log_variance_BZ = self.encoder(counts_BCHW)
-        cluster_B, log_likelihood_B = self.mixture(mixture_features(mu_BZ, log_variance_BZ))
-        return torch.cat([mu_BZ, log_variance_BZ, cluster_B[:, None].float(), log_likelihood_B[:, None]], 1)
+        return placed(self.mixture, *self.encoder(counts_BCHW))
 
     def decode(self, z_BZ: Tensor) -> Tensor:
         """The image [B, 1, S, S], 0..1: ln(1 + counts) over its maximum."""

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.mixture import MixtureHead
+
 
 class Down(nn.Module):
     """Residual block that halves the image: 3x3 stride 2, norm, ReLU, 3x3, beside a strided 1x1."""
@@ -25,6 +27,13 @@ class Down(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         inner = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x_BCHW)))))
         return F.relu(inner + self.skip(x_BCHW))
+
+
+def placed(mixture: MixtureHead, mu_BZ: Tensor, log_variance_BZ: Tensor) -> Tensor:
+    """What the stream gets of an encoder with a mixture, packed [B, 2 Z + 2]: mu, log variance, component,
+    log-likelihood."""
+    cluster_B, log_likelihood_B = mixture(mixture_features(mu_BZ, log_variance_BZ))
+    return torch.cat([mu_BZ, log_variance_BZ, cluster_B[:, None].float(), log_likelihood_B[:, None]], 1)
 
 
 def mixture_features(mu_BZ: Tensor, log_variance_BZ: Tensor) -> Tensor:

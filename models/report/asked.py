@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
+from models.command import held_out_events
 from models.data_sets.data_set import DataSet
 from models.data_sets.files import add_data_arguments, data_from, load_files, wanted_by
 from models.data_sets.hash_split import unseen
-from models.data_sets.splits import cache_folder, held_out
+from models.data_sets.splits import cache_folder
 from models.manifest import HELD_OUT, Manifest
 
 
@@ -30,7 +30,4 @@ def load_data(options: argparse.Namespace, manifest: Manifest, console: Console)
     if options.data != HELD_OUT:
         events = load_files(data_from(options.data, options), wanted_by(manifest, labelled=False))
         return {Path(options.data).name: unseen(events, manifest, options.all_events)}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("held-out events", total=None)
-        folder = options.cache or cache_folder()
-        return held_out(manifest, folder, lambda done: progress.update(bar, completed=done))
+    return held_out_events(manifest, options.cache or cache_folder(), console)
