@@ -27,17 +27,19 @@ TRIALS: Final = 3
 SMOOTHNESS, ASYMMETRY, ITERATIONS = 1e5, 0.002, 10  # as published
 
 
-def sparse_baseline(y: Array) -> Array:
+def sparse_baseline(
+    y: Array, smoothness: float = SMOOTHNESS, asymmetry: float = ASYMMETRY, iterations: int = ITERATIONS
+) -> Array:
     """Every point an unknown, scipy's sparse LU: how the published code does it."""
     from scipy import sparse
     from scipy.sparse.linalg import spsolve
 
     n, w = len(y), np.ones(len(y))
     bend = sparse.diags_array([1.0, -2.0, 1.0], offsets=[0, 1, 2], shape=(n - 2, n), dtype=np.float64)
-    penalty = SMOOTHNESS * (bend.T @ bend)
-    for _ in range(ITERATIONS):
+    penalty = smoothness * (bend.T @ bend)
+    for _ in range(iterations):
         z = spsolve((sparse.diags_array(w) + penalty).tocsc(), w * y)
-        w = np.where(y > z, ASYMMETRY, 1 - ASYMMETRY)
+        w = np.where(y > z, asymmetry, 1 - asymmetry)
     return np.asarray(z, np.float64)
 
 

@@ -5,26 +5,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.baseline import sparse_baseline
 from models.baseline import BaselineSubtraction, inverse, solve_banded
 from models.manifest import BundleError
 from models.preprocess import Preprocess
 from models.simulation import diffractograms, pressure_ramps
 
 Array = NDArray[np.float64]
-
-
-def sparse_baseline(y: Array, smoothness: float, asymmetry: float, iterations: int) -> Array:
-    """The textbook way: every point an unknown, scipy's sparse LU."""
-    sparse = pytest.importorskip("scipy.sparse")
-    from scipy.sparse.linalg import spsolve
-
-    n, w = len(y), np.ones(len(y))
-    bend = sparse.diags_array([1.0, -2.0, 1.0], offsets=[0, 1, 2], shape=(n - 2, n), dtype=np.float64)
-    penalty = smoothness * (bend.T @ bend)
-    for _ in range(iterations):
-        z = spsolve((sparse.diags_array(w) + penalty).tocsc(), w * y)
-        w = np.where(y > z, asymmetry, 1 - asymmetry)
-    return np.asarray(z)
 
 
 @pytest.fixture(scope="module")
