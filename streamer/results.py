@@ -15,16 +15,17 @@ that the format can grow; another version is refused. Verdict messages hold VERD
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgpack  # type: ignore[import-untyped]  # ships no types
 import numpy as np
 import numpy.typing as npt
 
 from streamer.errors import FrameError
+from streamer.fields import Fields, unpack
 
 Kind: TypeAlias = Literal["results", "verdicts"]
 Array: TypeAlias = npt.NDArray[Any]
@@ -36,10 +37,9 @@ VERDICT_COLUMNS: Final = ("train_id", "pulse_id", "verdict", "route", "reason")
 
 MAX_HEADER_BYTES: Final = 64 * 1024  # a real one has 1 to 2 kB; bounds what msgpack can blow up to about 5 MB
 MAX_COLUMNS: Final = 128  # 64 of a bundle, our own and attached scalars; a real stream has about 15
-MAX_LABELS: Final = 4096  # of one column, as in a bundle
-MAX_NAME_CHARS: Final = 4096
 MAX_EVENTS: Final = 1 << 20  # a block is one ring slot: thousands of events at most
 MAX_NDIM: Final = 4
+_contiguous = np.ascontiguousarray  # gives a contiguous array back as it is
 DTYPES: Final = {
     np.dtype(code).newbyteorder("<").str: np.dtype(code).newbyteorder("<")
     for code in ("b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8")
@@ -121,50 +121,140 @@ def encode(header: ResultHeader, columns: Mapping[str, Array], kind: Kind = "res
     Contiguous little-endian columns are not copied: keep them unchanged until the frames are sent. ValueError
     for columns that `decode` would refuse: a programming fault here must not become a lost block there.
     """
-    n = len(columns["train_id"])
-    if len(columns) > MAX_COLUMNS or n > MAX_EVENTS:
-        raise ValueError(f"{len(columns)} columns of {n} events; at most {MAX_COLUMNS} and {MAX_EVENTS}")
-    arrays = {name: _wire_array(name, column, n) for name, column in columns.items()}
-    packed: bytes = msgpack.packb(_header_map(header, arrays, n))
-    if len(packed) > MAX_HEADER_BYTES:
-        raise ValueError(f"header of {len(packed)} bytes, at most {MAX_HEADER_BYTES}; shorten the labels")
-    payloads = [array.data if array.size else b"" for array in arrays.values()]
-    return [topic(kind, header.stream), packed, *payloads]
+    return Encoder(kind, header.publisher).frames(header, columns, header.sequence)
 
 
-def _header_map(header: ResultHeader, arrays: Mapping[str, Array], n: int) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "run": header.run,
-        "stream": header.stream,
-        "train_id": int(arrays["train_id"][0]) if n else 0,
-        "n": n,
-        "publisher": header.publisher,
-        "sequence": header.sequence,
-        "received_at": header.received_at,
-        "bundles": [{"name": bundle.name, "sha256": bundle.sha256} for bundle in header.bundles],
-        "rules_sha256": header.rules_sha256,
-        "routes": header.routes,
-        "columns": [_describe(name, array, header.labels.get(name)) for name, array in arrays.items()],
-    }
+class Encoder:
+    """Encodes one topic's blocks, one after the other, under a publisher's name.
 
+    Almost all of a header is the same in the next block: those bytes are packed once, and compared with what
+    they were made of each time.
+    """
 
-def _wire_array(name: str, array: Array, n: int) -> Array:
-    if array.dtype.str not in DTYPES:
-        array = array.astype(array.dtype.newbyteorder("<"))
-    if array.dtype.str not in DTYPES or not 1 <= array.ndim <= MAX_NDIM or len(array) != n:
-        raise ValueError(
-            f"column {name!r} is {array.dtype} {array.shape}; expected {n} events first, at most {MAX_NDIM} "
-            f"axes, and one of {', '.join(DTYPES)}"
+    def __init__(self, kind: Kind, publisher: str) -> None:
+        self._kind, self._publisher = kind, publisher
+        self._pack: Callable[[object], bytes] = msgpack.Packer().pack
+        self._template: _Template | None = None
+
+    def frames(self, header: ResultHeader, columns: Mapping[str, Array], sequence: int) -> list[Buffer]:
+        """As `encode`; the numbers of publisher and block are not the header's."""
+        train_id = columns["train_id"]
+        n, template = len(train_id), self._template
+        if len(columns) > MAX_COLUMNS or n > MAX_EVENTS:
+            raise ValueError(f"{len(columns)} columns of {n} events; at most {MAX_COLUMNS} and {MAX_EVENTS}")
+        made_of = (*_constants(header), [(name, c.dtype, c.shape[1:]) for name, c in columns.items()])
+        if template is None or template.made_of != made_of:
+            template = self._template = _template(self._kind, self._publisher, header, columns, made_of)
+        if {column.shape[:1] for column in columns.values()} != {(n,)}:
+            raise ValueError(_lengths_text(columns, n))
+        pack = self._pack
+        number = pack(n)
+        before_train, before_n, before_sequence, before_received, *around_n = template.constant
+        packed = b"".join(
+            (
+                *(before_train, pack(int(train_id[0]) if n else 0), before_n, number),
+                *(before_sequence, pack(sequence), before_received, pack(header.received_at)),
+                number.join(around_n),
+            )
         )
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        if len(packed) > MAX_HEADER_BYTES:
+            raise ValueError(f"header of {len(packed)} bytes, at most {MAX_HEADER_BYTES}; shorten the labels")
+        given = [_native(column) for column in columns.values()] if template.foreign else columns.values()
+        return [template.topic, packed, *[_contiguous(c).data if c.size else b"" for c in given]]
 
 
-def _describe(name: str, array: Array, labels: tuple[str, ...] | None) -> dict[str, Any]:
-    described: dict[str, Any] = {"name": name, "dtype": array.dtype.str, "shape": array.shape}
-    if labels:
-        described["labels"] = labels
-    return described
+@dataclass(frozen=True)
+class _Template:
+    """What one block's message has in common with the next one's."""
+
+    made_of: tuple[object, ...]  # the template holds as long as this is equal
+    topic: bytes
+    constant: list[bytes]  # before train_id, n, sequence, received_at, then around n in each column's shape
+    foreign: bool  # some column is not little-endian
+
+
+def _constants(header: ResultHeader) -> tuple[object, ...]:
+    labels = dict(header.labels)  # a copy: the caller's may change
+    return header.run, header.stream, header.bundles, header.rules_sha256, header.routes, labels
+
+
+def _template(
+    kind: Kind,
+    publisher: str,
+    header: ResultHeader,
+    columns: Mapping[str, Array],
+    made_of: tuple[object, ...],
+) -> _Template:
+    """Raises ValueError for columns of another type than `decode` takes."""
+    around_n = [_descriptions_before(header, len(columns))]
+    for name, column in columns.items():
+        before, after = _describe(name, column, header.labels.get(name))
+        around_n[-1] += before
+        around_n.append(after)
+    start = msgpack.Packer().pack_map_header(12) + _pairs(
+        version=VERSION, run=header.run, stream=header.stream
+    )
+    constant = [
+        start + _packb("train_id"),
+        _packb("n"),
+        _pairs(publisher=publisher) + _packb("sequence"),
+        _packb("received_at"),
+        *around_n,
+    ]
+    foreign = any(column.dtype.str not in DTYPES for column in columns.values())
+    return _Template(made_of, topic(kind, header.stream), constant, foreign)
+
+
+def _descriptions_before(header: ResultHeader, columns: int) -> bytes:
+    bundles = [{"name": bundle.name, "sha256": bundle.sha256} for bundle in header.bundles]
+    fields = _pairs(bundles=bundles, rules_sha256=header.rules_sha256, routes=header.routes)
+    return fields + _packb("columns") + _array_header(columns)
+
+
+def _describe(name: str, column: Array, labels: tuple[str, ...] | None) -> tuple[bytes, bytes]:
+    """A column's description, {name, dtype, shape, labels if it has some}: before n, and after it."""
+    dtype = _native_dtype(column)
+    if dtype.str not in DTYPES or not 1 <= column.ndim <= MAX_NDIM:
+        raise ValueError(_column_text(name, column, "events"))
+    before: bytes = msgpack.Packer().pack_map_header(4 if labels else 3)
+    before += _pairs(name=name, dtype=dtype.str) + _packb("shape") + _array_header(column.ndim)
+    after = b"".join(_packb(size) for size in column.shape[1:])
+    return before, after + (_pairs(labels=labels) if labels else b"")
+
+
+def _packb(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+def _pairs(**fields: object) -> bytes:
+    """Keys and values of a map, without its head."""
+    return b"".join(_packb(key) + _packb(value) for key, value in fields.items())
+
+
+def _array_header(size: int) -> bytes:
+    packed: bytes = msgpack.Packer().pack_array_header(size)
+    return packed
+
+
+def _lengths_text(columns: Mapping[str, Array], n: int) -> str:
+    name = next(name for name, column in columns.items() if column.shape[:1] != (n,))
+    return _column_text(name, columns[name], f"{n} events")
+
+
+def _column_text(name: str, column: Array, first: str) -> str:
+    return (
+        f"column {name!r} is {column.dtype} {column.shape}; expected {first} first, at most {MAX_NDIM} axes, "
+        f"and one of {', '.join(DTYPES)}"
+    )
+
+
+def _native_dtype(column: Array) -> np.dtype[Any]:
+    return column.dtype if column.dtype.str in DTYPES else column.dtype.newbyteorder("<")
+
+
+def _native(column: Array) -> Array:
+    return column.astype(_native_dtype(column), copy=False)
 
 
 def decode(frames: Sequence[Any]) -> Block:
@@ -177,7 +267,7 @@ def decode(frames: Sequence[Any]) -> Block:
     first, second, *payloads = (memoryview(frame) for frame in frames)
     if second.nbytes > MAX_HEADER_BYTES:
         raise FrameError("header_too_large", f"{second.nbytes} bytes of header, at most {MAX_HEADER_BYTES}")
-    fields = _Fields(_unpack(second), "header")
+    fields = Fields(unpack(second), "header")
     if (version := fields.integer("version")) != VERSION:
         raise FrameError("bad_header", f"version {version}, expected {VERSION}; use one release on both ends")
     kind = _kind(first, fields.text("stream"))
@@ -202,74 +292,6 @@ def _count_text(count: int) -> str:
     return f"{count} frames; expected a topic, a header and at most {MAX_COLUMNS} columns"
 
 
-def _unpack(header: memoryview) -> object:
-    """A fresh unpacker for every header, with caps: a broken one must not poison the next."""
-    try:
-        unpacked: object = msgpack.unpackb(
-            header,
-            max_str_len=MAX_NAME_CHARS,
-            max_bin_len=0,
-            max_ext_len=0,
-            max_array_len=MAX_LABELS,
-            max_map_len=64,  # ours has 12 keys
-        )
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
-        raise FrameError("bad_header", f"not msgpack within the caps: {str(error)[:200]!r}") from None
-    return unpacked
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """A map from the network, read field by field with its type checked."""
-
-    unpacked: object
-    where: str
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.unpacked, dict):
-            raise FrameError("bad_header", f"{self.where} is {type(self.unpacked).__name__}, expected a map")
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return cast(dict[str, Any], self.unpacked)
-
-    def get(self, key: str, *types: type) -> Any:
-        value = self.values.get(key)
-        if type(value) not in types:  # exactly: True is no integer here
-            expected = " or ".join(t.__name__ for t in types)
-            raise FrameError(
-                "bad_header", f"{self.where}: {key!r} is {type(value).__name__}, expected {expected}"
-            )
-        return value
-
-    def integer(self, key: str, end: int = 2**64 - 1) -> int:
-        value: int = self.get(key, int)
-        if not 0 <= value <= end:
-            raise FrameError("bad_header", f"{self.where}: {key!r} is {value}, expected 0 to {end}")
-        return value
-
-    def text(self, key: str) -> str:
-        return cast(str, self.get(key, str))
-
-    def number(self, key: str) -> float:
-        value = float(self.get(key, float, int))
-        if not math.isfinite(value):
-            raise FrameError("bad_header", f"{self.where}: {key!r} is {value}, expected a finite number")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        items = self.get(key, list)
-        if any(type(item) is not str for item in items):
-            raise FrameError("bad_header", f"{self.where}: {key!r} holds something else than texts")
-        return tuple(items)
-
-    def maps(self, key: str, count: int) -> list["_Fields"]:
-        items = self.get(key, list)
-        if len(items) > count:
-            raise FrameError("bad_header", f"{self.where}: {len(items)} {key}, at most {count}")
-        return [_Fields(item, f"{self.where} {key}[{index}]") for index, item in enumerate(items)]
-
-
 def _kind(first: memoryview, stream: str) -> Kind:
     for kind in KINDS:
         if first.nbytes < MAX_HEADER_BYTES and bytes(first) == topic(kind, stream):
@@ -280,7 +302,7 @@ def _kind(first: memoryview, stream: str) -> Kind:
     )
 
 
-def _column(name: str, spec: _Fields, payload: memoryview, n: int) -> Array:
+def _column(name: str, spec: Fields, payload: memoryview, n: int) -> Array:
     code, shape = spec.text("dtype"), spec.get("shape", list)
     dtype = DTYPES.get(code)
     if dtype is None:
@@ -314,7 +336,7 @@ def _view(name: str, payload: memoryview, dtype: np.dtype[Any], shape: list[int]
     return array
 
 
-def _labels(name: str, spec: _Fields, shape: tuple[int, ...]) -> tuple[str, ...]:
+def _labels(name: str, spec: Fields, shape: tuple[int, ...]) -> tuple[str, ...]:
     labels = spec.texts("labels")
     if len(shape) != 2 or len(labels) != shape[1]:
         raise FrameError("bad_header", f"column {name[:80]!r}: {len(labels)} labels for shape {shape}")
@@ -333,7 +355,7 @@ def _check_ids(columns: dict[str, Array], n: int, train_id: int) -> None:
         raise FrameError("train_id_mismatch", f"header says {train_id}, column {int(columns['train_id'][0])}")
 
 
-def _header(fields: _Fields, labels: dict[str, tuple[str, ...]]) -> ResultHeader:
+def _header(fields: Fields, labels: dict[str, tuple[str, ...]]) -> ResultHeader:
     return ResultHeader(
         run=fields.integer("run"),
         stream=fields.text("stream"),

@@ -16,7 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "errors",
-        "log memory ledger",
+        "log memory ledger fields",
         "metrics ids",
         "wire assemble align attach ring batching rules routing results columns sockets slots config",
         "store publish runner client facility",

@@ -1,5 +1,7 @@
 """The codec of the results stream: round trips, and every way a message can be broken."""
 
+from dataclasses import replace
+
 import msgpack
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from streamer.results import (
     MAX_HEADER_BYTES,
     VERDICT_COLUMNS,
     BundleRef,
+    Encoder,
     ResultHeader,
     decode,
     encode,
@@ -144,6 +147,53 @@ def test_encode_refuses_too_much():
         encode(
             ResultHeader(1, "s", 0.0, labels={"x": labels}), columns() | {"x": np.zeros((4, 700), np.float32)}
         )
+
+
+def header_map(header, table, n, sequence):
+    """The header as a plain map: what the bytes must be, whatever was packed before."""
+    described = []
+    for name, column in table.items():
+        described.append({"name": name, "dtype": column.dtype.str, "shape": column.shape})
+        if header.labels.get(name):
+            described[-1]["labels"] = header.labels[name]
+    return {
+        "version": 1,
+        "run": header.run,
+        "stream": header.stream,
+        "train_id": int(table["train_id"][0]) if n else 0,
+        "n": n,
+        "publisher": header.publisher,
+        "sequence": sequence,
+        "received_at": header.received_at,
+        "bundles": [{"name": b.name, "sha256": b.sha256} for b in header.bundles],
+        "rules_sha256": header.rules_sha256,
+        "routes": header.routes,
+        "columns": described,
+    }
+
+
+def test_one_block_after_another_whatever_changes_between_them():
+    encoder, labels = Encoder("results", HEADER.publisher), {"p": LABELS}
+    own = replace(HEADER, labels=labels)
+    swapped = replace(own, bundles=(BundleRef("other", "d" * 64),))
+    plans = [(own, 4), (own, 1), (own, 128), (own, 300), (own, 70_000), (swapped, 4), (own, 0), (swapped, 2)]
+    for sequence, (header, n) in enumerate(plans):
+        frames = encoder.frames(header, columns(n), sequence)
+        assert bytes(frames[1]) == msgpack.packb(header_map(header, columns(n), n, sequence))
+        same(decode([bytes(frame) for frame in frames]), columns(n))
+    labels["p"] = ("a", "b", "c")
+    assert decode(encoder.frames(own, columns(), 0)).header.labels == {"p": ("a", "b", "c")}
+    fewer = {name: columns()[name] for name in VERDICT_COLUMNS}
+    same(decode(encoder.frames(own, fewer, 0)), fewer)
+    wider = columns() | {"p": np.zeros((4, 2), np.float64)}
+    same(decode(encoder.frames(replace(own, labels={}), wider, 0)), wider)
+
+
+def test_an_encoder_refuses_a_column_of_another_length_after_good_blocks():
+    encoder = Encoder("results", "")
+    encoder.frames(HEADER, columns(), 0)
+    with pytest.raises(ValueError, match="column 'p' is"):
+        encoder.frames(HEADER, columns() | {"p": np.zeros((5, 3), np.float32)}, 1)
 
 
 # Broken messages
