@@ -63,14 +63,14 @@ def run_config(
 
     `more` are settings of the stream.
     """
-    axes = "pulse slow fast" if len(load.shape) == 2 else "pulse bin"
+    axes = "slow fast" if len(load.shape) == 2 else "bin"
     source = {
         "endpoint": endpoint,
         "socket": "PULL",
         "source": SOURCE,
         "key": KEY,
-        "pulse_key": PULSE_KEY,
-        "axes": axes,
+        "pulse_key": PULSE_KEY if load.pulses > 1 else None,
+        "axes": f"pulse {axes}" if load.pulses > 1 else axes,
         "shape": load.shape,
         "dtype": load.dtype,
     }

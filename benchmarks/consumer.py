@@ -1,6 +1,6 @@
 """Stands for inference and sink in the measurement of ingest: gives every slot back at once.
 
-Over the real token sockets and with the real words of the ring; it reads nothing of what lies in a slot.
+Over the real tokens and with the real words of the ring; it reads nothing of what lies in a slot.
 """
 
 import sys
@@ -9,26 +9,23 @@ from pathlib import Path
 import zmq
 
 from benchmarks.helper import options, say
-from streamer import sockets
 from streamer.plan import Shared, StageSpec
-from streamer.ring import FREE, encode_tokens
+from streamer.ring import FREE
 from streamer.stage import IDLE_MS
 
 
 def main(spec_file: str) -> None:
     spec = StageSpec.model_validate_json(Path(spec_file).read_text())
-    ring, context = Shared(spec).ring, zmq.Context()
-    tokens = sockets.token_pull(context, spec.address("inference"))
-    to_ingest = sockets.token_push(context, spec.address("free"))
+    ring, tokens, to_ingest = Shared(spec).ring, spec.tokens("inference"), spec.tokens("ingest")
     parent = zmq.Poller()
     parent.register(tokens, zmq.POLLIN)
     parent.register(sys.stdin, zmq.POLLIN)
     say({"ready": True})
     while sys.stdin not in dict(parent.poll(IDLE_MS)):  # closed with the harness
-        if taken := sockets.receive_tokens(tokens):
+        if taken := tokens.receive():
             for slot, _ in taken:
                 ring.state[slot] = FREE
-            sockets.send_tokens(to_ingest, encode_tokens(taken))
+            to_ingest.send(*taken)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from streamer.errors import FLAG_MODULE_MISSING, FrameError
 from streamer.ids import MAX_PULSES
 from streamer.wire.arrays import show
 from streamer.wire.axes import Axes, fitting_axes, parse_axes
-from streamer.wire.types import TRAIN_ID_END, Array, SourceData, Train
+from streamer.wire.types import TRAIN_ID_END, Array, Buffer, SourceData, Train
 
 __all__ = ["Attach", "Axes", "Events", "SourceSpec", "assemble", "parse_axes"]
 
@@ -63,7 +63,8 @@ class Events:
     """The events of one stream in one train; their frames stay in the message until `copy_into`.
 
     pulse_ids [n] u8, flags [n] u4 (FLAG_* of errors), attached [n, len(spec.attach)] f8 with NaN for what did
-    not come, missing_modules [n] u8 with bit m set where module m did not come.
+    not come, missing_modules [n] u8 with bit m set where module m did not come. Read-only: `again` shares
+    them.
     """
 
     train_id: int
@@ -76,6 +77,29 @@ class Events:
     n: int
     _spec: SourceSpec
     _parts: list[Part | None]  # one, or one per module; None for a module that did not come
+    raw: Buffer | None = None  # the frames as they are stored, event after event, if they came so
+    marked: bool = True  # False: no flag is set, no module missing, no scalar attached
+
+    def mark(self, flag: int) -> None:
+        """Set `flag` of every event."""
+        self.flags, self.marked = self.flags | np.uint32(flag), True
+
+    def again(self, train_id: int, raw: Buffer) -> "Events":
+        """The same events of another train with other frames; only where `raw` is there."""
+        return Events(
+            train_id,
+            self.pulse_ids,
+            self.flags,
+            self.attached,
+            self.missing_modules,
+            self.duplicates,
+            self.source_present,
+            self.n,
+            self._spec,
+            [],
+            raw,
+            self.marked,
+        )
 
     def copy_into(self, out: Array, start: int, stop: int) -> None:
         """Copies the frames of events start .. stop to out[: stop - start], [at least that, *event_shape].
@@ -89,6 +113,10 @@ class Events:
                 f"do not fit into {out.shape}"
             )
         out = out[: stop - start]
+        if self.raw is not None:
+            frames = np.ndarray((self.n, *self._spec.event_shape), self._spec.dtype, self.raw)
+            np.copyto(out, frames[start:stop])
+            return
         for module, part in enumerate(self._parts):
             target = out[:, module] if self._spec.stacks else out
             if part is None:
@@ -128,7 +156,19 @@ def assemble(train: Train, spec: SourceSpec) -> Events:
         n=n,
         _spec=spec,
         _parts=parts,
+        raw=(raw := _raw(parts, spec)),
+        marked=raw is None,
     )
+
+
+def _raw(parts: list[Part | None], spec: SourceSpec) -> Buffer | None:
+    """The bytes of the frames, where copying them is all that is to be done; then no flag is set either."""
+    (part,) = parts if len(parts) == 1 else (None,)
+    if part is None or part.rows is not None or spec.attach or not len(part.frames):
+        return None
+    if not part.frames.flags.c_contiguous or part.frames.dtype != spec.dtype:
+        return None
+    return part.frames.reshape(-1).view(np.uint8).data
 
 
 def absent(train: Train, spec: SourceSpec) -> str:

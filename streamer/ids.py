@@ -51,15 +51,19 @@ class TrainTracker:
         self._trains = np.frombuffer(table, np.int64, WINDOW_TRAINS)
         seen = np.frombuffer(table, np.uint8, WINDOW_TRAINS * MAX_PULSES, offset=8 * WINDOW_TRAINS)
         self._seen = seen.reshape(WINDOW_TRAINS, MAX_PULSES)
+        # Of each row, the columns that may be set. After a restart nobody knows.
+        self._used = np.full(WINDOW_TRAINS, MAX_PULSES, np.intp)
         index = page.layout.index
         self._started, self._last = index("started"), index("last_train")
         self._nominal, self._rejected = index("nominal_pulses"), index("rejected_since")
         self._missing, self._missing_trains = index("missing_upstream"), index("missing_upstream_trains")
         self._jumps, self._stray = index("id_jumps"), index("stray_train")
+        # The last train, None before the first: asked of every message, so kept as a plain number too.
+        self._newest = int(page.values[self._last]) if page.values[self._started] else None
 
     def in_order(self, train_id: int) -> bool:
         """True if `train_id` lies after every train so far: nothing of it can have been seen."""
-        return not self._values[self._started] or train_id > int(self._values[self._last])
+        return self._newest is None or train_id > self._newest
 
     def arrive(self, train_id: int, pulse_ids: Ids) -> Arrival:
         """Count what the ids of one train say, in the page's private values.
@@ -69,9 +73,10 @@ class TrainTracker:
         if not self.in_order(train_id):
             return self._arrive_late(train_id, pulse_ids)
         values = self._values
-        if values[self._started]:
-            self._count_gap((train_id - int(values[self._last])) // self._step - 1)
+        if self._newest is not None and (gap := (train_id - self._newest) // self._step - 1) > 0:
+            self._count_gap(gap)
         values[self._started], values[self._last], values[self._rejected] = 1, train_id, 0
+        self._newest = train_id
         if len(pulse_ids):
             values[self._nominal] = len(pulse_ids)
         return _IN_ORDER
@@ -85,6 +90,9 @@ class TrainTracker:
 
         Of the trains of one row the newest has it, with its own pulses only.
         """
+        if len(train_ids) and (train_ids == train_ids[0]).all():
+            self._mark_one(int(train_ids[0]), pulse_ids)
+            return
         rows = (train_ids // np.uint64(self._step) % WINDOW_TRAINS).astype(np.intp)
         entries = train_ids.astype(np.int64) + 1  # 0 marks an unused row
         if not np.array_equal(self._trains[rows], entries):
@@ -93,11 +101,15 @@ class TrainTracker:
             # Rows beyond the last train are of a clock that was set back since.
             current = np.where(self._trains > self._values[self._last] + 1, 0, self._trains)
             claimed = newest > current
-            self._seen[claimed] = 0
+            # Only what was used: clearing whole rows would walk through the table's 4 MiB again and again.
+            self._seen[claimed, : int(self._used[claimed].max(initial=0))] = 0
+            self._used[claimed] = 0
             self._trains[claimed] = newest[claimed]
             own = self._trains[rows] == entries
             rows, pulse_ids = rows[own], pulse_ids[own]
-        self._seen[rows, pulse_ids.astype(np.intp)] = 1
+        columns = pulse_ids.astype(np.intp)
+        self._seen[rows, columns] = 1
+        self._used[rows] = np.maximum(self._used[rows], columns.max(initial=-1) + 1)
 
     def mark_train(self, train_id: int) -> None:
         """Remember that a train came of which nothing is kept, or without pulses: they may still come."""
@@ -105,8 +117,18 @@ class TrainTracker:
         held = int(self._trains[row]) - 1
         if held == train_id or train_id < held <= int(self._values[self._last]):
             return
-        self._seen[row] = 0
+        self._seen[row, : self._used[row]] = 0
+        self._used[row] = 0
         self._trains[row] = train_id + 1
+
+    def _mark_one(self, train_id: int, pulse_ids: Ids) -> None:
+        """`mark` for events of one train."""
+        self.mark_train(train_id)
+        row = self._row(train_id)
+        if int(self._trains[row]) == train_id + 1:
+            columns = pulse_ids.astype(np.intp)
+            self._seen[row, columns] = 1
+            self._used[row] = max(int(self._used[row]), int(columns.max()) + 1)
 
     def _row(self, train_id: int) -> int:
         return train_id // self._step % WINDOW_TRAINS
@@ -139,6 +161,7 @@ class TrainTracker:
         if 0 <= stray < train_id <= stray + WINDOW_TRAINS * self._step:
             values[self._jumps] += 1
             values[self._last], values[self._rejected], values[self._stray] = train_id, 0, 0
+            self._newest = train_id
             return _IN_ORDER
         values[self._stray] = train_id + 1
         return Arrival(late=True)

@@ -31,7 +31,7 @@ from streamer.log import Repeated
 from streamer.plan import attached_names, columns_of
 from streamer.publish import ResultsPublisher
 from streamer.results import ResultHeader
-from streamer.ring import DONE, FILLING, READY, TAKEN, encode_tokens
+from streamer.ring import DONE, FILLING, READY, TAKEN
 from streamer.routing import Decision, failopen
 from streamer.runner import Pending
 from streamer.stage import IDLE_MS, RESCAN_NS, Stage, main
@@ -68,8 +68,8 @@ class Inference:
         self.at = self.page.at
         self.latency, self.sizes = self.page.view("latency"), self.page.view("batch_events")
         context = zmq.Context()
-        self.tokens = sockets.token_pull(context, stage.spec.address("inference"))
-        self.to_sink = sockets.token_push(context, stage.spec.address("sink"))
+        self.tokens = stage.spec.tokens("inference")
+        self.to_sink = stage.spec.tokens("sink")
         self.control = sockets.reply_socket(context, stage.spec.address("control"))
         self.publisher = ResultsPublisher(self.settings.publish.verdicts, context=context)
         self.poller = zmq.Poller()
@@ -97,7 +97,7 @@ class Inference:
             self._admit(slot, seq)
         done = self.ring.left_in(DONE)
         if done:
-            sockets.send_tokens(self.to_sink, encode_tokens(done))
+            self.to_sink.send(*done)
 
     def step(self) -> None:
         """One turn: admit, begin, finish."""
@@ -118,7 +118,7 @@ class Inference:
     def _receive(self, wait_ms: int) -> None:
         if wait_ms and not self.poller.poll(1 if len(self.batcher) else wait_ms):
             self._rescan()
-        for slot, seq in sockets.receive_tokens(self.tokens):
+        for slot, seq in self.tokens.receive():
             if self.ring.holds(slot, seq, READY):
                 self._admit(slot, seq)
 
@@ -262,7 +262,7 @@ class Inference:
             ring.state[slot] = DONE
             start += n
         self.page.commit()
-        sockets.send_tokens(self.to_sink, encode_tokens([(b.slot, b.seq) for b in blocks]))
+        self.to_sink.send(*[(b.slot, b.seq) for b in blocks])
 
     def _publish(
         self, first: Waiting, ids: tuple[Ids, Ids], decision: Decision, made_by: Loaded | None

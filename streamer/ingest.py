@@ -19,16 +19,17 @@ import zmq
 from streamer import memory, sockets
 from streamer.assemble import Events, absent, assemble
 from streamer.errors import FLAG_OUT_OF_ORDER, FrameError
+from streamer.express import Express
 from streamer.ids import Arrival, TrainTracker
 from streamer.log import Repeated
 from streamer.plan import source_spec
-from streamer.ring import DONE, FILLING, FREE, READY, encode_tokens
+from streamer.ring import DONE, FILLING, FREE, READY
 from streamer.routing import failopen
 from streamer.slots import Slots
 from streamer.sockets import nothing_came
 from streamer.stage import IDLE_MS, Stage, main
 from streamer.wire.karabo_bridge import Decoder
-from streamer.wire.types import Limits
+from streamer.wire.types import Buffer, Limits
 
 # A fast source could be read for ever after SIGTERM; what already waits in our queue is read this long.
 LAST_READ_S = 0.5
@@ -36,6 +37,8 @@ LAST_READ_S = 0.5
 SILENT_S = 10.0
 # Pulses of a train, where only the train knows: it sizes the queue of what is not read yet.
 GUESSED_PULSES = 64
+# Of such a part a copy costs less than a view of it does.
+SMALL_PART_BYTES = 512
 # With so many blocks before inference, the next one is better filled than handed on at once: it could not be
 # served sooner, and every block costs the stages after us some 0.3 ms. Two are under way on a GPU, one waits.
 ENOUGH_BLOCKS = 4
@@ -54,6 +57,16 @@ class Block:
     end_of_train: bool = False
 
 
+@dataclass(slots=True)
+class Arrived:
+    """What came since the last commit. Plain numbers: one in shared memory costs ten times as much."""
+
+    messages: int = 0
+    size_bytes: int = 0
+    accepted: int = 0
+    trains: int = 0
+
+
 class Ingest:
     """Fills slots from messages. One per stream."""
 
@@ -63,7 +76,8 @@ class Ingest:
         self.values = self.page.values
         self.at = self.page.at
         self.source = source_spec(settings)
-        self.decoder = Decoder(Limits(max_array_bytes=settings.source.max_message_bytes))
+        limits = Limits(max_array_bytes=settings.source.max_message_bytes)
+        self.decoder, self.express = Decoder(limits), Express(self.source, limits)
         self.tracker = TrainTracker(self.page, stage.shared.table, settings.source.train_id_step)
         self.keep = settings.on_overload == "keep"
         # Beyond this many blocks with inference, new ones go straight to the sink: the other half of the
@@ -72,13 +86,15 @@ class Ingest:
         self.block: Block | None = None
         self._in_train = False  # the block handed on last ended within a train
         self._train_direct = False  # and where it went
+        self._tail = 0  # events of the train under way that lie in no slot yet
+        self.arrived = Arrived()
         self.dirty = False  # counts that no commit has shown yet
         self.repeated = Repeated(stage.log)
         self._silent_until_s = time.monotonic() + SILENT_S
         context = zmq.Context()
-        self.to_inference = sockets.token_push(context, stage.spec.address("inference"))
-        self.to_sink = sockets.token_push(context, stage.spec.address("sink"))
-        self.freed = sockets.token_pull(context, stage.spec.address("free"))
+        self.to_inference = stage.spec.tokens("inference")
+        self.to_sink = stage.spec.tokens("sink")
+        self.freed = stage.spec.tokens("ingest")
         self.receiver = sockets.Receiver(
             context,
             settings.source.socket,
@@ -105,22 +121,17 @@ class Ingest:
             self.values[self.at["missing_upstream"]] += tail
             self.values[self.at["tail"]] = 0
             self.page.commit()
-        self._send_again(self.to_inference, READY)
-        self._send_again(self.to_sink, DONE)
+        self.to_inference.send(*self.ring.left_in(READY))
+        self.to_sink.send(*self.ring.left_in(DONE))
         self.slots = Slots(self.ring, self.freed)
-
-    def _send_again(self, socket: "zmq.Socket[bytes]", state: int) -> None:
-        tokens = self.ring.left_in(state)
-        if tokens:
-            sockets.send_tokens(socket, encode_tokens(tokens))
 
     def run(self) -> None:
         self.recover()
         self.stage.ready()
         poller = zmq.Poller()
-        poller.register(self.slots.freed, zmq.POLLIN)
+        poller.register(self.freed, zmq.POLLIN)
+        poller.register(self.receiver.socket, zmq.POLLIN)
         while not self.stage.stopping:
-            poller.register(self.receiver.socket, zmq.POLLIN)
             if not poller.poll(IDLE_MS):
                 self._idle(poller)
             self.read_waiting()
@@ -134,8 +145,9 @@ class Ingest:
         self.values[self.at["reconnects"]] = self.receiver.reconnects
         if self.receiver.socket is not before:
             poller.unregister(before)
+            poller.register(self.receiver.socket, zmq.POLLIN)
         self.slots.look()
-        self.page.commit()
+        self._commit_page()
         self._warn_silent()
 
     def _warn_silent(self) -> None:
@@ -158,7 +170,7 @@ class Ingest:
         self.hand_on()
         self.receiver.close()
         while self.slots.lent and not self.stage.overdue:
-            self.slots.freed.poll(IDLE_MS)
+            self.freed.wait(IDLE_MS)
             self.slots.look()
             self.stage.alive()
 
@@ -170,7 +182,6 @@ class Ingest:
         """Take every waiting message; hand on what they filled unless inference has enough before it."""
         while not self.stage.stopping and (parts := self.receiver.receive()) is not None:
             self.message(parts)
-            self.stage.alive()
         self.slots.reclaim()
         if self.slots.at_inference < ENOUGH_BLOCKS:
             self.hand_on()
@@ -182,24 +193,30 @@ class Ingest:
     def message(self, parts: "Sequence[zmq.Frame]") -> None:
         """Count and store one message. A bad one costs itself only."""
         received_ns, received_at_s = time.monotonic_ns(), time.time()
-        self.values[self.at["messages"]] += 1
+        buffers: list[Buffer] = [p.bytes if len(p) <= SMALL_PART_BYTES else p.buffer for p in parts]
         self.dirty = True
+        self.arrived.messages += 1
+        self.arrived.size_bytes += sum(map(len, buffers))
         try:
-            buffers = [part.buffer for part in parts]
-            self.values[self.at["bytes"]] += sum(map(len, buffers))
-            train = self.decoder.decode(buffers)
-            events = assemble(train, self.source)
+            events = self.express.read(buffers) or self._decode(buffers)
         except FrameError as error:
             self.values[self.at[f"rejected.{error.reason}"]] += 1
             self.tracker.reject()
             self.repeated.warn(error.reason, f"message rejected: {error}")
             return
-        self.values[self.at["accepted"]] += 1
+        self.arrived.accepted += 1
+        self._train(events, received_ns, received_at_s)
+
+    def _decode(self, buffers: "Sequence[Buffer]") -> Events:
+        """The events of a message that differs from the one before. Raises FrameError."""
+        train = self.decoder.decode(buffers)
+        events = assemble(train, self.source)
+        self.express.learn(buffers, events)
         if not events.n and not self.values[self.at["received"]]:
             self.repeated.warn("absent", absent(train, self.source))
         if events.n and events.attached.size and np.isnan(events.attached).any():
             self._warn_attach(events)
-        self._train(events, received_ns, received_at_s)
+        return events
 
     def _warn_attach(self, events: Events) -> None:
         """A scalar that never comes keeps every event whose rules read it: say which one it is."""
@@ -215,7 +232,7 @@ class Ingest:
         arrival = self.tracker.arrive(events.train_id, events.pulse_ids)
         self._count(events, arrival)
         if arrival.late:
-            events.flags |= np.uint32(FLAG_OUT_OF_ORDER)
+            events.mark(FLAG_OUT_OF_ORDER)
         for start, stop in _runs(arrival, events.n):
             self._store(events, start, stop, received_ns, received_at_s)
         if not events.n:
@@ -223,12 +240,15 @@ class Ingest:
             self.tracker.mark_train(events.train_id)  # its pulses may come in a message of their own
 
     def _count(self, events: Events, arrival: Arrival) -> None:
-        again = 0 if arrival.fresh is None else int(events.n - np.count_nonzero(arrival.fresh))
         self.dirty = True
-        self.values[self.at["trains"]] += 1
-        self.values[self.at["trains_empty"]] += events.n == 0
-        self.values[self.at["duplicates"]] += events.duplicates + again
-        self.values[self.at["out_of_order"]] += (events.n - again) if arrival.late else 0
+        self.arrived.trains += 1
+        if not events.n:
+            self.values[self.at["trains_empty"]] += 1
+        again = 0 if arrival.fresh is None else int(events.n - np.count_nonzero(arrival.fresh))
+        if events.duplicates or again:
+            self.values[self.at["duplicates"]] += events.duplicates + again
+        if arrival.late:
+            self.values[self.at["out_of_order"]] += events.n - again
 
     def _store(self, events: Events, start: int, stop: int, received_ns: int, received_at_s: float) -> None:
         """Copy events start..stop into slots; all of a train go the same way."""
@@ -241,27 +261,36 @@ class Ingest:
             self._copy(events, start, start + taken, block)
             start += taken
             block.end_of_train = start == stop and events.n > 1
-            self.values[self.at["tail"]] = stop - start
+            self._tail = stop - start
             if block.n == self.ring.layout.events:
                 self.hand_on(train_goes_on=start < stop)
 
     def _copy(self, events: Events, start: int, stop: int, block: Block) -> None:
-        ring, slot, rows = self.ring, block.slot, slice(block.n, block.n + stop - start)
-        events.copy_into(ring.frames[slot, rows], start, stop)
-        ring.train_id[slot, rows] = events.train_id
-        ring.pulse_id[slot, rows] = events.pulse_ids[start:stop]
-        ring.flags[slot, rows] = events.flags[start:stop]
-        ring.missing_modules[slot, rows] = events.missing_modules[start:stop]
-        if ring.layout.attached:
-            ring.attached[slot, rows] = events.attached[start:stop]
-        block.n = rows.stop
+        ring, slot, first = self.ring, block.slot, block.n
+        block.n = first + stop - start
+        rows = slice(first, block.n)
+        if events.raw is not None:
+            size = ring.layout.event_bytes
+            ring.bytes_of[slot][first * size : block.n * size] = events.raw[start * size : stop * size]
+        else:
+            events.copy_into(ring.frames[slot, rows], start, stop)
+        if events.n == 1:  # an element costs a fifth of a slice
+            ring.train_id[slot, first], ring.pulse_id[slot, first] = events.train_id, events.pulse_ids[0]
+        else:
+            ring.train_id[slot, rows] = events.train_id
+            ring.pulse_id[slot, rows] = events.pulse_ids[start:stop]
+        if events.marked:
+            ring.flags[slot, rows] = events.flags[start:stop]
+            ring.missing_modules[slot, rows] = events.missing_modules[start:stop]
+            if ring.layout.attached:
+                ring.attached[slot, rows] = events.attached[start:stop]
 
     def _shed(self, train_id: int, count: int) -> None:
         self.tracker.mark_train(train_id)  # it came: later it is no late arrival of a missing train
         self.dirty = True
         self.values[self.at["received"]] += count
         self.values[self.at["shed.ring_full"]] += count
-        self.values[self.at["tail"]] = 0
+        self._tail = 0
         self.repeated.warn("shed", f"{count} events shed: every slot of the ring is in use")
 
     # --- blocks -------------------------------------------------------------------------------------
@@ -270,13 +299,14 @@ class Ingest:
         """Begin a block in a free slot; None if there is none and waiting is not allowed."""
         slot = self.slots.take()
         while slot is None and not self.keep and not self.stage.overdue:
-            self.slots.freed.poll(IDLE_MS)
+            self.freed.wait(IDLE_MS)
             self.stage.alive()
             slot = self.slots.take()
         if slot is None:
             return None
         seq = int(self.values[self.at["block_seq"]]) + 1
         self.ring.seq[slot], self.ring.state[slot] = seq, FILLING
+        self.ring.flags[slot] = self.ring.missing_modules[slot] = 0
         # The time of the first message: the latency of a block is that of its oldest event.
         self.block = Block(slot, seq, received_ns, received_at_s)
         return self.block
@@ -289,12 +319,22 @@ class Ingest:
             self._fill_header(block)
             self.values[self.at["received"]] += block.n - block.committed
             self.values[self.at["block_seq"]], self.values[self.at["block_n"]] = block.seq, block.n
-            self.page.commit()
+            self._commit_page()
             self._mark_seen(block.slot, new.start, new.stop)
             block.committed = block.n
         elif self.dirty:
-            self.page.commit()
-        self.dirty = False
+            self._commit_page()
+
+    def _commit_page(self) -> None:
+        values, at, arrived = self.values, self.at, self.arrived
+        values[at["messages"]] += arrived.messages
+        values[at["bytes"]] += arrived.size_bytes
+        values[at["accepted"]] += arrived.accepted
+        values[at["trains"]] += arrived.trains
+        values[at["tail"]] = self._tail
+        self.arrived, self.dirty = Arrived(), False
+        self.page.commit()
+        self.stage.alive()
 
     def hand_on(self, train_goes_on: bool = False) -> None:
         """Commit the block, then give it away."""
@@ -305,15 +345,15 @@ class Ingest:
         direct = self._goes_direct(train_goes_on)
         if direct:
             self.values[self.at["direct_blocks"]] += 1
-            self.page.commit()
+            self._commit_page()
         self.slots.lend(block.slot, direct)
         self._give(block, direct)
 
     def _fill_header(self, block: Block) -> None:
-        header = self.ring.header[block.slot]
-        header["n"], header["attempts"], header["bundles"] = block.n, 0, 0
-        header["end_of_train"] = block.end_of_train
-        header["received_ns"], header["received_at_s"] = block.received_ns, block.received_at_s
+        ring, slot = self.ring, block.slot
+        ring.n[slot], ring.attempts[slot], ring.bundles[slot] = block.n, 0, 0
+        ring.end_of_train[slot] = block.end_of_train
+        ring.received_ns[slot], ring.received_at_s[slot] = block.received_ns, block.received_at_s
 
     def _goes_direct(self, train_goes_on: bool) -> bool:
         """Straight to the sink when inference has its share of the ring; a begun train stays together."""
@@ -336,8 +376,7 @@ class Ingest:
             ring.route[slot, :n] = decision.route
             ring.reason[slot, :n] = decision.reason
         ring.state[slot] = DONE if direct else READY
-        socket = self.to_sink if direct else self.to_inference
-        sockets.send_tokens(socket, encode_tokens([(slot, block.seq)]))
+        (self.to_sink if direct else self.to_inference).send((slot, block.seq))
 
     def _mark_seen(self, slot: int, start: int, stop: int) -> None:
         self.tracker.mark(self.ring.train_id[slot, start:stop], self.ring.pulse_id[slot, start:stop])

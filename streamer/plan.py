@@ -25,6 +25,7 @@ from streamer.ring import Ring, RingLayout
 from streamer.routing import Route, Router
 from streamer.rules import Threshold, Vocabulary
 from streamer.store.lanes import CURSOR_INTS
+from streamer.tokens import Tokens
 
 # A block of about this size: large enough that handing it over costs nothing beside copying it (100 us at
 # 10 GB/s against 10 us), small enough that inference begins early.
@@ -81,8 +82,12 @@ class StageSpec(Strict):
         return next(stream for stream in self.config.stream if stream.name == self.stream)
 
     def address(self, what: str) -> str:
-        """ipc endpoint of a token or control socket of this stream."""
+        """ipc endpoint of a socket of this stream."""
         return f"ipc://{self.folder}/{self.stream}.{what}"
+
+    def tokens(self, to: str) -> Tokens:
+        """The tokens to a stage, for who sends and for who receives them."""
+        return Tokens(Path(self.folder) / f"{self.stream}.{to}.tokens")
 
     @property
     def swapped_file(self) -> Path:

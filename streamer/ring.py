@@ -5,7 +5,7 @@ Owns the layout of the memory and the words of a slot's life; knows neither sock
     FREE ──ingest──> FILLING ──ingest──> READY ──inference──> TAKEN ──inference──> DONE ──sink──> FREE
                         └────────── ingest, when inference cannot keep up ─────────> DONE
 
-A slot belongs to one process at a time and moves by token (slot, seq) over an ipc socket. The state in the
+A slot belongs to one process at a time and moves by token (slot, seq; `tokens`). The state in the
 header table is written by the owner *before* the token leaves, and is read only for the slot a token names,
 or after a death: a process that starts scans the table and takes up what was left to it. A token that does
 not fit the table (wrong seq, wrong state) is an echo of such a recovery and is ignored, so tokens may be
@@ -17,6 +17,7 @@ Arrays, with S slots, E events a slot, K attached scalars, R packed result numbe
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -45,7 +46,6 @@ SLOT_DTYPE = np.dtype(
     ],
     align=True,
 )
-TOKEN_DTYPE = np.dtype([("slot", "u8"), ("seq", "u8")])
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class RingLayout:
     attached: int = 0
     packed: int = 0
 
-    @property
+    @cached_property
     def event_bytes(self) -> int:
         return prod(self.event_shape) * self.dtype.itemsize
 
@@ -112,6 +112,12 @@ class Ring:
         self.state: npt.NDArray[np.uint32] = self.header["state"]
         self.seq: npt.NDArray[np.uint64] = self.header["seq"]
         self.n: npt.NDArray[np.uint64] = self.header["n"]
+        self.attempts: npt.NDArray[np.uint32] = self.header["attempts"]
+        self.end_of_train: npt.NDArray[np.uint32] = self.header["end_of_train"]
+        self.bundles: npt.NDArray[np.uint32] = self.header["bundles"]
+        self.received_ns: npt.NDArray[np.int64] = self.header["received_ns"]
+        self.received_at_s: npt.NDArray[np.float64] = self.header["received_at_s"]
+        self.bytes_of = [memoryview(slot.reshape(-1).view(np.uint8)) for slot in self.frames]
 
     def holds(self, slot: int, seq: int, *states: int) -> bool:
         """True if `slot` still is block `seq` in one of `states`: else the token is an echo."""
@@ -121,13 +127,3 @@ class Ring:
         """(slot, seq) of every slot in one of `states`, oldest block first: what a dead owner left."""
         slots = np.flatnonzero(np.isin(self.state, states))
         return sorted(((int(slot), int(self.seq[slot])) for slot in slots), key=lambda token: token[1])
-
-
-def encode_tokens(tokens: list[tuple[int, int]]) -> bytes:
-    """Tokens (slot, seq) as one message of 16 bytes each."""
-    return np.array(tokens, TOKEN_DTYPE).tobytes()
-
-
-def decode_tokens(message: bytes) -> list[tuple[int, int]]:
-    """The tokens of one message; only our own processes write it (an ipc socket in a private folder)."""
-    return [(slot, seq) for slot, seq in np.frombuffer(message, TOKEN_DTYPE).tolist()]

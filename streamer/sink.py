@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
-from streamer import sockets
 from streamer.archive import FAILOPEN, Archive, StoredBlock
 from streamer.columns import Array, split, typed
 from streamer.errors import FAILOPEN_REASONS, StoreError
@@ -21,7 +20,7 @@ from streamer.plan import BundleRef, attached_names, columns_of, make_router
 from streamer.publish import KaraboBridgeResults, ResultsPublisher
 from streamer.results import VERDICT_COLUMNS, ResultHeader
 from streamer.results import BundleRef as PublishedBundle
-from streamer.ring import DONE, FILLING, FREE, READY, TAKEN, encode_tokens
+from streamer.ring import DONE, FILLING, FREE, READY, TAKEN
 from streamer.routing import VETO, failopen_code
 from streamer.stage import IDLE_MS, RESCAN_NS, Stage, main
 from streamer.versions import all_versions, hashes
@@ -65,8 +64,8 @@ class Sink:
         self.refs: tuple[BundleRef, ...] = spec.bundles
         self.archive = Archive(spec, self.page.view("cursor")) if spec.config.output.store else None
         context = zmq.Context()
-        self.tokens = sockets.token_pull(context, spec.address("sink"))
-        self.to_ingest = sockets.token_push(context, spec.address("free"))
+        self.tokens = spec.tokens("sink")
+        self.to_ingest = spec.tokens("ingest")
         self.publisher = ResultsPublisher(spec.settings.publish.results, context=context)
         self.bridge = self._open_bridge(context)
         self.poller = zmq.Poller()
@@ -117,7 +116,7 @@ class Sink:
     def step(self) -> None:
         if not self.poller.poll(IDLE_MS):
             self._rescan()
-        self._take(sockets.receive_tokens(self.tokens))
+        self._take(self.tokens.receive())
         if self.bridge is not None:
             self.bridge.serve_requests()
         self.stage.alive()
@@ -151,7 +150,7 @@ class Sink:
 
     def _free(self, slot: int, seq: int) -> None:
         self.ring.state[slot] = FREE
-        sockets.send_tokens(self.to_ingest, encode_tokens([(slot, seq)]))
+        self.to_ingest.send((slot, seq))
 
     def _read(self, slot: int) -> Finished:
         ring, n = self.ring, int(self.ring.n[slot])

@@ -4,16 +4,14 @@ Owns the list of free slots; a slot comes back by token from the sink. What a de
 is found by looking at the table: a lent slot that is FREE can mean nothing else.
 """
 
-import zmq
-
-from streamer import sockets
 from streamer.ring import DONE, FREE, READY, TAKEN, Ring
+from streamer.tokens import Tokens
 
 
 class Slots:
-    """Free and lent slots of one ring. `freed` is the socket on which tokens come back."""
+    """Free and lent slots of one ring. `freed` is where their tokens come back."""
 
-    def __init__(self, ring: Ring, freed: "zmq.Socket[bytes]") -> None:
+    def __init__(self, ring: Ring, freed: Tokens) -> None:
         self.freed = freed
         self._ring = ring
         # Last in, first out: the slot used last is still in the processor's cache.
@@ -48,7 +46,7 @@ class Slots:
 
     def reclaim(self) -> None:
         """Take back the slots that the sink says are free."""
-        for slot, seq in sockets.receive_tokens(self.freed):
+        for slot, seq in self.freed.receive():
             if self._ring.holds(slot, seq, FREE):
                 self._take_back(slot)
 

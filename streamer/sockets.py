@@ -13,7 +13,6 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from streamer.errors import ConfigError
-from streamer.ring import decode_tokens
 
 # A control request is a command and two names; an answer may hold the status of every stream.
 MAX_CONTROL_BYTES: Final = 16 * 1024
@@ -26,8 +25,6 @@ EVENTS: Final = int(zmq.EVENTS)
 POLLIN: Final = int(zmq.POLLIN)
 # A closed socket may take this long to flush; never for ever (ZeroMQ's own default).
 LINGER_MS: Final = 200
-# Tokens are 16 bytes and a ring has at most some thousand slots: a token socket never fills.
-TOKEN_HWM: Final = 100_000
 # Messages that wait in libzmq's memory before the kernel pushes back: as many as fit into these bytes. With a
 # handful of small ones, the I/O thread and ours wake each other all the time (docs/decisions/ingest.md).
 INPUT_BYTES: Final = 64 << 20
@@ -54,44 +51,8 @@ def bind(socket: "zmq.Socket[bytes]", endpoint: str) -> str:
     return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
-def token_pull(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
-    """The receiving end of a token path; its stage owns the endpoint."""
-    socket = context.socket(zmq.PULL)
-    socket.set(zmq.LINGER, 0)
-    socket.set(zmq.RCVHWM, TOKEN_HWM)
-    bind(socket, endpoint)
-    return socket
-
-
-def token_push(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
-    """The sending end of a token path. The peer may be dead: it scans the ring when it comes back."""
-    socket = context.socket(zmq.PUSH)
-    socket.set(zmq.LINGER, LINGER_MS)
-    socket.set(zmq.SNDHWM, TOKEN_HWM)
-    socket.set(zmq.RECONNECT_IVL, 10)
-    socket.set(zmq.RECONNECT_IVL_MAX, 200)
-    socket.connect(endpoint)
-    return socket
-
-
-def send_tokens(socket: "zmq.Socket[bytes]", message: bytes) -> None:
-    """Send without ever waiting. A token that cannot leave is found by the peer's next scan."""
-    try:
-        socket.send(message, zmq.NOBLOCK)
-    except zmq.Again:
-        return
-
-
 def readable(socket: "zmq.Socket[bytes]") -> bool:
     return bool(socket.get(EVENTS) & POLLIN)  # type: ignore[operator]  # an int, for this option
-
-
-def receive_tokens(socket: "zmq.Socket[bytes]") -> list[tuple[int, int]]:
-    """Every token that waits. Looking first is cheaper than the exception of an empty socket."""
-    tokens: list[tuple[int, int]] = []
-    while readable(socket):
-        tokens += decode_tokens(socket.recv(zmq.NOBLOCK))
-    return tokens
 
 
 def reply_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":

@@ -1,4 +1,4 @@
-"""A stream in one thread: real shared memory, real ipc sockets, a tiny real bundle, no child process.
+"""A stream in one thread: real shared memory, real sockets and FIFOs, a tiny real bundle, no child process.
 
 A stage object that is dropped without a word is a stage that was killed: its page, its slots and the tokens
 it had not sent are left as they lay.
@@ -239,11 +239,14 @@ def drain(ingest: Ingest, inference: Inference, sink: Sink) -> None:
 
 def close(stage: Any) -> None:
     """Every socket of a stage; contexts go with them."""
+    context = None
     receiver = getattr(stage, "receiver", None)
     if receiver is not None:
+        context = receiver.socket.context
         receiver.close()
     publisher = getattr(stage, "publisher", None)
     if publisher is not None:
+        context = publisher.socket.context
         publisher.socket.close(0)
     bridge = getattr(stage, "bridge", None)
     if bridge is not None:
@@ -252,11 +255,12 @@ def close(stage: Any) -> None:
     if archive is not None:
         for series in archive._series:
             series.release()
-    for name in ("to_inference", "to_sink", "to_ingest"):
-        sock = getattr(stage, name, None)
-        if sock is not None:
-            sock.context.destroy(linger=0)
-            return
+    for name in ("to_inference", "to_sink", "to_ingest", "tokens", "freed"):
+        tokens = getattr(stage, name, None)
+        if tokens is not None:
+            tokens.close()
+    if context is not None:
+        context.destroy(linger=0)
 
 
 @contextmanager

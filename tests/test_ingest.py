@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zmq
 from core_support import (
     KEY,
     POINTS,
@@ -25,7 +24,7 @@ from core_support import (
 
 from streamer.errors import FLAG_OUT_OF_ORDER
 from streamer.ingest import Ingest
-from streamer.ring import DONE, FILLING, FREE, READY, encode_tokens
+from streamer.ring import DONE, FILLING, FREE, READY
 from streamer.routing import KEEP, failopen_code
 from streamer.wire.karabo_bridge import encode
 from streamer.wire.types import TRAIN_ID_END
@@ -283,10 +282,8 @@ def test_a_token_that_comes_twice_frees_a_slot_once(stream: Line) -> None:
     ((slot, seq),) = stream.shared.ring.left_in(READY)
     stream.shared.ring.state[slot] = FREE
     ingest.slots.look()
-    with ingest.to_sink.context.socket(zmq.PUSH) as sink:
-        sink.connect(stream.spec.address("free"))
-        sink.send(encode_tokens([(slot, seq), (slot, seq)]))
-        until(lambda: ingest.slots.freed.poll(10))
+    with stream.spec.tokens("ingest") as sink:
+        sink.send((slot, seq), (slot, seq))
     ingest.slots.reclaim()
     assert free_slots(ingest) == stream.shared.ring.layout.slots
 

@@ -18,7 +18,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "errors",
         "log memory ledger fields",
         "metrics ids",
-        "wire assemble align attach ring batching rules routing results columns sockets slots config",
+        "wire express assemble align attach ring batching rules routing results columns sockets tokens slots "
+        "config",
         "store publish runner client facility",
         "plan versions bundles archive",
         "stage check control watch",

@@ -25,8 +25,6 @@ from streamer.ring import (
     TAKEN,
     Ring,
     RingLayout,
-    decode_tokens,
-    encode_tokens,
 )
 from streamer.sink import Finished, Sink
 
@@ -79,13 +77,6 @@ def test_the_columns_of_the_header_are_the_header() -> None:
 def test_bytes_of_an_event() -> None:
     assert LAYOUT.event_bytes == 20
     assert LAYOUT.size_bytes % ALIGNMENT_BYTES == 0
-
-
-@given(st.lists(st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**64 - 1)), max_size=20))
-def test_tokens_round_trip(tokens: list[tuple[int, int]]) -> None:
-    message = encode_tokens(tokens)
-    assert len(message) == 16 * len(tokens)
-    assert decode_tokens(message) == tokens
 
 
 def test_a_token_holds_only_for_its_slot_block_and_state() -> None:

@@ -10,7 +10,6 @@ from core_support import until
 
 from streamer import sockets
 from streamer.errors import ConfigError
-from streamer.ring import encode_tokens
 from streamer.sockets import Receiver
 
 
@@ -31,31 +30,6 @@ def context() -> Iterator[zmq.Context]:
     yield context
     context.destroy(linger=0)
     Keeping.kept.clear()
-
-
-def test_tokens_go_from_end_to_end(context: zmq.Context, folder: Path) -> None:
-    pull = sockets.token_pull(context, f"ipc://{folder}/t")
-    push = sockets.token_push(context, f"ipc://{folder}/t")
-    sockets.send_tokens(push, encode_tokens([(1, 2)]))
-    sockets.send_tokens(push, encode_tokens([(3, 4), (5, 6)]))
-    got: list[tuple[int, int]] = []
-
-    def came() -> bool:
-        pull.poll(10)
-        got.extend(sockets.receive_tokens(pull))
-        return len(got) == 3
-
-    until(came)
-    assert got == [(1, 2), (3, 4), (5, 6)]
-    assert sockets.receive_tokens(pull) == []
-
-
-def test_a_token_to_nobody_never_waits(context: zmq.Context, folder: Path) -> None:
-    push = sockets.token_push(context, f"ipc://{folder}/nobody")
-    push.set(zmq.SNDHWM, 1)
-    for _ in range(sockets.TOKEN_HWM + 10):
-        sockets.send_tokens(push, b"")
-    assert push.get(zmq.EVENTS) & zmq.POLLOUT == 0, "it is full, and we are here"
 
 
 def test_an_address_in_use_is_a_configuration_error(context: zmq.Context) -> None:
