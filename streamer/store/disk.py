@@ -60,6 +60,11 @@ def write_all(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
 
     Raises OSError.
     """
+    if len(buffers) == 1:  # almost always; one vector costs more than none
+        done = os.pwrite(fd, buffers[0], offset)
+        if done != buffers[0].nbytes:
+            _write_rest(fd, buffers, offset, done)
+        return
     for start in range(0, len(buffers), _IOV_MAX):
         batch = buffers[start : start + _IOV_MAX]
         wanted = sum([buffer.nbytes for buffer in batch])

@@ -12,7 +12,7 @@ The cursor is the whole state: what it names is in the files, what is beyond it 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +37,7 @@ class Capacity(NamedTuple):
     trains: int
 
 
-@dataclass(frozen=True)
-class Lane:
+class Lane(NamedTuple):
     """One sequence of segments. All zero is a lane never used.
 
     Segments 0..closed-1 are final, closed..opened-1 full but not yet closed, save that the last one is being
@@ -73,12 +72,11 @@ class Lane:
         return Lane(opened=self.opened, closed=self.opened)
 
 
-_LANE_INTS = 7
+_LANE_INTS = len(Lane._fields)
 CURSOR_INTS = 2 + LANES * _LANE_INTS
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """What a cursor says: the lanes, the events of the largest train and the greatest train id so far."""
 
     lanes: tuple[Lane, ...]
@@ -89,21 +87,16 @@ class State:
     def read(cls, cursor: NDArray[np.int64]) -> "State":
         """From int64[CURSOR_INTS]; all zero is a series without files."""
         largest, newest, *ints = cursor.tolist()
-        return cls(
-            tuple(Lane(*ints[i : i + _LANE_INTS]) for i in range(0, len(ints), _LANE_INTS)), largest, newest
-        )
+        starts = range(0, len(ints), _LANE_INTS)
+        return cls(tuple([Lane._make(ints[i : i + _LANE_INTS]) for i in starts]), largest, newest)
 
     def write(self, cursor: NDArray[np.int64]) -> None:
         """Into int64[CURSOR_INTS]."""
-        values = [self.largest, self.newest]
-        for lane in self.lanes:
-            values += (lane.opened, lane.closed, lane.is_open, lane.rows, lane.trains)
-            values += (lane.last_train, lane.last_first)
-        cursor[:] = values
+        cursor[:] = (self.largest, self.newest, *chain.from_iterable(self.lanes))
 
     def with_lane(self, number: int, lane: Lane) -> "State":
         """The state with one lane replaced."""
-        return replace(self, lanes=(*self.lanes[:number], lane, *self.lanes[number + 1 :]))
+        return self._replace(lanes=(*self.lanes[:number], lane, *self.lanes[number + 1 :]))
 
 
 class Piece(NamedTuple):
@@ -126,18 +119,20 @@ class Piece(NamedTuple):
 
 
 class Trains(NamedTuple):
-    """The trains of an append in order: ids, and the events of each."""
+    """The trains of an append in order: ids, the events of each, and of all."""
 
     ids: U8
-    counts: NDArray[np.int64]
+    counts: U8
+    total: int
 
 
 def trains_of(train_ids: U8) -> Trains:
     """Group non-decreasing train ids, one per event (u8[n], n > 0)."""
+    n = len(train_ids)
     if train_ids[0] == train_ids[-1]:  # the common case, four times as fast
-        return Trains(train_ids[:1], np.array([len(train_ids)]))
-    starts = np.concatenate(([0], np.flatnonzero(np.diff(train_ids)) + 1))
-    return Trains(train_ids[starts], np.diff(starts, append=len(train_ids)))
+        return Trains(train_ids[:1], np.array([n], np.uint64), n)
+    starts = np.concatenate(([0], np.flatnonzero(train_ids[1:] != train_ids[:-1]) + 1))
+    return Trains(train_ids[starts], np.diff(starts, append=n).astype(np.uint64), n)
 
 
 def plan(
@@ -158,7 +153,7 @@ def plan(
     ):
         while count:
             number, lane, n = _choose(state, capacity, train_id, count, known)
-            train = Trains(np.array([train_id], np.uint64), np.array([n]))
+            train = Trains(np.array([train_id], np.uint64), np.array([n], np.uint64), n)
             piece, lane = _place(number, lane, train, start)
             state = _after(state, number, lane, train)
             pieces.append(piece)
@@ -188,7 +183,7 @@ def _only_lane(state: State, trains: Trains, stored: NDArray[np.bool_]) -> int |
 def _all_fit(state: State, number: int, capacity: Capacity, trains: Trains) -> bool:
     """Whether the segment of a lane takes all trains and leaves a margin."""
     lane = state.lanes[number]
-    rows = lane.rows + int(trains.counts.sum()) + _margin(state, capacity)
+    rows = lane.rows + trains.total + _margin(state, capacity)
     entries = lane.trains + len(trains.ids)
     return rows <= capacity.rows and entries <= capacity.trains
 
@@ -224,9 +219,9 @@ def _best(lanes: tuple[Lane, ...], numbers: range, train_id: int) -> int:
 
 
 def _after(state: State, number: int, lane: Lane, trains: Trains) -> State:
-    largest = max(state.largest, lane.rows - lane.last_first, int(trains.counts.max()))
+    largest = max(state.largest, lane.rows - lane.last_first, int(np.maximum.reduce(trains.counts)))
     newest = max(state.newest, int(trains.ids[-1]))
-    return replace(state.with_lane(number, lane), largest=largest, newest=newest)
+    return State(state.with_lane(number, lane).lanes, largest, newest)
 
 
 def _merged(pieces: list[Piece]) -> Iterator[Piece]:
@@ -248,25 +243,24 @@ def _merged(pieces: list[Piece]) -> Iterator[Piece]:
 
 def _place(number: int, lane: Lane, trains: Trains, start: int) -> tuple[Piece, Lane]:
     """All of `trains`, whose first event is event `start` of the append, at the end of an open segment."""
-    total = int(trains.counts.sum())
     extends = int(lane.trains > 0 and int(trains.ids[0]) == lane.last_train)
-    firsts = lane.rows + np.cumsum(trains.counts) - trains.counts
-    new = slice(extends, None)
+    firsts = np.add.accumulate(trains.counts)
+    firsts += np.uint64(lane.rows)
+    firsts -= trains.counts
     piece = Piece(
         lane=number,
         sequence=lane.sequence,
         start=start,
-        stop=start + total,
+        stop=start + trains.total,
         row=lane.rows,
         entry=lane.trains,
         extended_count=lane.rows - lane.last_first + int(trains.counts[0]) if extends else 0,
-        train_ids=trains.ids[new],
-        firsts=firsts[new].astype(np.uint64),
-        counts=trains.counts[new].astype(np.uint64),
+        train_ids=trains.ids[extends:],
+        firsts=firsts[extends:],
+        counts=trains.counts[extends:],
     )
-    after = replace(
-        lane,
-        rows=lane.rows + total,
+    after = lane._replace(
+        rows=lane.rows + trains.total,
         trains=lane.trains + len(trains.ids) - extends,
         last_train=int(trains.ids[-1]),
         last_first=int(firsts[-1]) if len(firsts) > extends else lane.last_first,

@@ -1,6 +1,6 @@
 """The events of one append as buffers to write: views of the caller's memory wherever they are contiguous."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from streamer.errors import StoreError
 from streamer.store.disk import runs
-from streamer.store.spec import KeySpec, SeriesSpec, TableSpec
+from streamer.store.spec import SeriesSpec, TableSpec
 
 Rows = Sequence[Sequence[NDArray[Any]]]
 
@@ -30,21 +30,23 @@ class Block:
         rows: Rows,
         select: NDArray[np.intp] | None,
     ) -> None:
-        n = len(ids[0])
-        self._index = np.arange(n) if select is None else np.asarray(select, np.intp)
         _check_tables(spec, rows)
+        by_name = dict(zip(("trainId", "pulseId"), ids, strict=True))
         self._arrays: list[NDArray[Any]] = []
-        for table, arrays in zip(spec.tables, rows, strict=True):
-            self._arrays += [_checked(table, *pair, n) for pair in zip(table.keys, arrays, strict=True)]
-            own = {"trainId": ids[0], "pulseId": ids[1]}
-            self._arrays += [_checked(table, key, own[key.path.split(".")[1]], n) for key in table.id_keys]
-        self.train_ids = _checked_order(ids[0][self._index])
+        for table, given in zip(spec.tables, rows, strict=True):
+            arrays = [*given, *[by_name[name] for name in table.id_names]]
+            _check_rows(table, arrays, len(ids[0]))
+            self._arrays += arrays
+        self._index = None if select is None else np.asarray(select, np.intp)
+        self.train_ids = _checked_order(ids[0] if self._index is None else ids[0][self._index])
 
-    def buffers(self, start: int, stop: int) -> Iterator[list[NDArray[Any]]]:
+    def buffers(self, start: int, stop: int) -> list[list[NDArray[Any]]]:
         """For each dataset, in the order of `exdf.row_datasets`, the selected events start..stop."""
+        if self._index is None:
+            whole = slice(start, stop)
+            return [[np.ascontiguousarray(array[whole])] for array in self._arrays]
         index = self._index[start:stop]
-        for array in self._arrays:
-            yield buffers(array, index)
+        return [buffers(array, index) for array in self._arrays]
 
 
 def buffers(rows: NDArray[Any], index: NDArray[np.intp]) -> list[NDArray[Any]]:
@@ -67,23 +69,24 @@ def _check_tables(spec: SeriesSpec, rows: Rows) -> None:
         raise StoreError(f"file series {spec.name!r}: expected {expected} arrays per table, got {got}")
 
 
-def _checked(table: TableSpec, key: KeySpec, rows: NDArray[Any], n: int) -> NDArray[Any]:
-    if rows.dtype != key.dtype or rows.shape != (n, *key.shape):
-        raise StoreError(
-            f"{table.source} {key.path}: expected {key.dtype} {(n, *key.shape)}, "
-            f"got {rows.dtype} {rows.shape}; the stream's configuration and its data disagree"
-        )
-    return rows
+def _check_rows(table: TableSpec, arrays: list[NDArray[Any]], n: int) -> None:
+    for key, rows in zip((*table.keys, *table.id_keys), arrays, strict=True):
+        if rows.dtype != key.dtype or rows.shape != (n, *key.shape):
+            raise StoreError(
+                f"{table.source} {key.path}: expected {key.dtype} {(n, *key.shape)}, "
+                f"got {rows.dtype} {rows.shape}; the stream's configuration and its data disagree"
+            )
 
 
 def _checked_order(train_ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    if len(train_ids) and (train_ids[0] == 0 or train_ids.max() >= 1 << 63):
-        raise StoreError(
-            f"train ids {train_ids.min()} to {train_ids.max()}: expected 1 to 2**63 - 1; "
-            "0 marks an empty index entry"
-        )
-    if (train_ids[1:] < train_ids[:-1]).any():
+    n = len(train_ids)
+    if n > 1 and np.logical_or.reduce(train_ids[1:] < train_ids[:-1]):
         raise StoreError(
             "train ids decrease within one append; append one run of non-decreasing trains at a time"
+        )
+    if n and not 0 < int(train_ids[0]) <= int(train_ids[-1]) < 1 << 63:
+        raise StoreError(
+            f"train ids {train_ids[0]} to {train_ids[-1]}: expected 1 to 2**63 - 1; "
+            "0 marks an empty index entry"
         )
     return train_ids

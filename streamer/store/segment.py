@@ -40,6 +40,8 @@ class Segment:
         self._spec = spec
         self._rows = [self._columns.get(name) for name, _ in exdf.row_datasets(spec)]
         self._first, self._count = exdf.table_index(self._columns)
+        of_trains = [self._columns[f"INDEX/{name}"] for name in exdf.INDEX_KEYS]
+        self._train_id, self._timestamp, self._flag, self._origin = of_trains
 
     @property
     def can_go_on(self) -> bool:
@@ -72,41 +74,37 @@ class Segment:
         n = len(piece.train_ids)
         with store_errors(self.path, "writing the index of"):
             if piece.extended_count:
-                count = np.array([piece.extended_count], exdf.U8)
-                write_all(self._fd, [count], _at(self._count, piece.entry - 1))
+                self._put(self._count, piece.entry - 1, np.array([piece.extended_count], exdf.U8))
             if n:
                 self._put(self._first, piece.entry, piece.firsts)
                 self._put(self._count, piece.entry, piece.counts)
-                self._put(self._index("timestamp"), piece.entry, np.full(n, now_ns, exdf.U8))
-                self._put(self._index("flag"), piece.entry, np.ones(n, exdf.I4))  # 1: a valid train
-                self._put(self._index("origin"), piece.entry, np.full(n, -1, exdf.I4))  # -1: the time server
-                self._put(self._index("trainId"), piece.entry, piece.train_ids)
+                self._put(self._timestamp, piece.entry, np.full(n, now_ns, exdf.U8))
+                self._put(self._flag, piece.entry, np.full(n, 1, exdf.I4))  # a valid train
+                self._put(self._origin, piece.entry, np.full(n, -1, exdf.I4))  # the time server
+                self._put(self._train_id, piece.entry, piece.train_ids)
 
     def cut(self, lane: Lane) -> None:
         """Take back what the index says beyond `lane`: the rows of an append that did not count."""
         with store_errors(self.path, "repairing the index of"):
-            self._zero_from(self._index("trainId"), lane.trains)
+            self._zero_from(self._train_id, lane.trains)
             if lane.trains:
                 count = np.array([lane.rows - lane.last_first], exdf.U8)
                 self._put(self._count, lane.trains - 1, count)
-            for column in (self._first, self._count, *map(self._index, ("timestamp", "flag", "origin"))):
+            for column in (self._first, self._count, self._timestamp, self._flag, self._origin):
                 self._zero_from(column, lane.trains)
 
     def train_ids(self, n: int) -> NDArray[np.uint64]:
         """The first `n` train ids of the index, increasing."""
         with store_errors(self.path, "reading the index of"):
-            data = os.pread(self._fd, n * exdf.U8.itemsize, self._index("trainId").offset)
+            data = os.pread(self._fd, n * exdf.U8.itemsize, self._train_id.offset)
         return np.frombuffer(data, exdf.U8)
 
     def close(self) -> None:
         """Close the file descriptor; the file stays as it is."""
         os.close(self._fd)
 
-    def _index(self, name: str) -> Column:
-        return self._columns[f"INDEX/{name}"]
-
     def _put(self, column: Column, entry: int, values: NDArray[Any]) -> None:
-        write_all(self._fd, [values], _at(column, entry))
+        write_all(self._fd, (values,), _at(column, entry))
 
     def _zero_from(self, column: Column, entry: int) -> None:
         """Zero the entries from `entry` on, the last page first: a kill in between leaves no zeros before

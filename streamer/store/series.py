@@ -110,7 +110,8 @@ class Series:
         except BaseException:
             self._take_back(pieces, before)
             raise
-        self._made.difference_update((piece.lane, piece.sequence) for piece in pieces)
+        if self._made:
+            self._made.difference_update((piece.lane, piece.sequence) for piece in pieces)
         after.write(cursor)
 
     def roll(self, cursor: Cursor, info: RunInfo) -> None:
@@ -140,7 +141,7 @@ class Series:
     def _close_all(self, cursor: Cursor) -> None:
         state = State.read(cursor)
         for number, lane in enumerate(state.lanes):
-            state = state.with_lane(number, replace(lane, is_open=0))
+            state = state.with_lane(number, lane._replace(is_open=0))
         state.write(cursor)
         self._finish(cursor, sync=True).write(cursor)
 
@@ -153,12 +154,12 @@ class Series:
         lost: list[_SegmentId] = []
         for number, lane in enumerate(state.lanes):
             if lane.is_open and self._is_removed((number, lane.sequence)):
-                lane = replace(lane, is_open=0)
+                lane = lane._replace(is_open=0)
             for sequence in lane.pending:
                 if not self._close_one((number, sequence), sync):
                     lost.append((number, sequence))
             if lane.pending:
-                closed = replace(lane, closed=lane.pending.stop) if lane.is_open else lane.all_closed()
+                closed = lane._replace(closed=lane.pending.stop) if lane.is_open else lane.all_closed()
                 state = state.with_lane(number, closed)
         if lost:
             state.write(cursor)
@@ -267,15 +268,15 @@ class Series:
             return lane
         path = self._path(number, lane.sequence)
         if not path.exists():
-            return replace(lane, is_open=0)  # taken away from outside: the next call says so
+            return lane._replace(is_open=0)  # taken away from outside: the next call says so
         segment = Segment(path, self._spec)
         segment.cut(lane)
         if segment.can_go_on:
             self._open[number, lane.sequence] = segment
             return lane
         segment.close()
-        return replace(
-            lane, is_open=0
+        return lane._replace(
+            is_open=0
         )  # a closing was interrupted, or the layout changed: the next call finishes it
 
     def _remove_stray(self, path: Path) -> None:

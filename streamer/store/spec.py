@@ -57,6 +57,11 @@ class TableSpec:
         ids = [KeySpec(f"{group}.{name}", _U8) for group in self.groups for name in ("trainId", "pulseId")]
         return tuple(key for key in ids if key.path not in given)
 
+    @cached_property
+    def id_names(self) -> tuple[str, ...]:
+        """Of each of `id_keys`: trainId or pulseId."""
+        return tuple(key.path.rpartition(".")[2] for key in self.id_keys)
+
 
 @dataclass(frozen=True)
 class SeriesSpec:
