@@ -22,7 +22,7 @@ TRAINS: Final = Load("trains of 32", (128, 128), "uint16", 32)
 NULL_LOADS: Final = (
     Load("128x128, 1 a message", (128, 128), "uint16", 1),
     Load("128x128, 32 a message", (128, 128), "uint16", 32),
-    Load("1280-bin spectra, 256 a message", (1280,), "float32", 256),
+    Load("1280-bin spectra, 256 a message", (1280,), "uint16", 256),
 )
 BATCH: Final = 32
 # Once round it before the window begins.

@@ -37,13 +37,14 @@ QUEUE_BYTES: Final = 64 << 20
 class Messages:
     """Trains 0, 1, 2 ... as the parts of their messages."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: str, pulses: int) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: str, pulses: int, in_trains: bool) -> None:
+        """`in_trains`: frames have an axis of pulses, and come with their ids."""
         event_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         self.message_bytes = event_bytes * pulses
         rows = max(2, BANK_FRAMES // pulses)
         bank = _noise((rows, pulses, *shape), np.dtype(dtype))
         pulse_ids = np.arange(pulses, dtype=np.uint64)
-        arrays = {KEY: bank[0], PULSE_KEY: pulse_ids} if pulses > 1 else {KEY: bank[0, 0]}
+        arrays = {KEY: bank[0], PULSE_KEY: pulse_ids} if in_trains else {KEY: bank[0, 0]}
         template = encode(
             {SOURCE: arrays},
             {SOURCE: stamp(SOURCE, FIRST_TRAIN_ID, 1_700_000_000_000_000_000)},
@@ -73,8 +74,8 @@ class Sender:
     """One bound PUSH socket. Train ids go on from request to request."""
 
     def __init__(self, shape: list[int], dtype: str, pulses: int) -> None:
-        self._shape, self._dtype = tuple(shape), dtype
-        self._messages = Messages(self._shape, dtype, pulses)
+        self._shape, self._dtype, self._in_trains = tuple(shape), dtype, pulses > 1
+        self._messages = Messages(self._shape, dtype, pulses, self._in_trains)
         self._socket = zmq.Context().socket(zmq.PUSH)
         self._socket.set(zmq.SNDHWM, max(2, min(1000, QUEUE_BYTES // self._messages.message_bytes)))
         self._socket.set(zmq.LINGER, 0)
@@ -85,7 +86,7 @@ class Sender:
 
     def answer(self, request: dict[str, Any]) -> Mapping[str, Any]:
         if "pulses" in request:
-            self._messages = Messages(self._shape, self._dtype, request["pulses"])
+            self._messages = Messages(self._shape, self._dtype, request["pulses"], self._in_trains)
         if request["trains"] is None:
             say({"started": True})
             for index in count(self._next):

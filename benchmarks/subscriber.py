@@ -1,7 +1,8 @@
 """Notes when each block of verdicts arrives: a subscriber as any other, in its own process.
 
-`{"events": n, "limit_s": s}` listens until so many have come and is answered with (train id, moment) of each,
-CLOCK_MONOTONIC in ns, taken before the message is decoded.
+`{"events": n, "limit_s": s}` listens until so many have come and is answered with (train id, moment, seconds) of
+each: CLOCK_MONOTONIC in ns, taken before the message is decoded, and how long before that ingest had received
+the last byte.
 """
 
 import time
@@ -23,12 +24,14 @@ class Subscriber:
 
     def answer(self, request: dict[str, Any]) -> Mapping[str, Any]:
         give_up_s = time.monotonic() + float(request["limit_s"])
-        seen: list[tuple[int, int]] = []
+        seen: list[tuple[int, int, float]] = []
         while len(seen) < request["events"]:
             if not self._socket.poll(max(0, round((give_up_s - time.monotonic()) * 1e3))):
                 break
-            parts, now_ns = self._socket.recv_multipart(), time.monotonic_ns()
-            seen += [(train_id, now_ns) for train_id in decode(parts).column("train_id").tolist()]
+            parts, now_ns, now_s = self._socket.recv_multipart(), time.monotonic_ns(), time.time()
+            block = decode(parts)
+            after_s = now_s - block.header.received_at
+            seen += [(train_id, now_ns, after_s) for train_id in block.column("train_id").tolist()]
         return {"seen": seen}
 
 

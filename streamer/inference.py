@@ -10,6 +10,7 @@ the sink. An event that gets no finite answer in time is kept, with the reason.
 
 import logging
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,10 +131,10 @@ class Inference:
                 self._admit(slot, seq)
 
     def _admit(self, slot: int, seq: int) -> None:
-        header = self.ring.header[slot]
-        self.ring.state[slot] = TAKEN
-        end_of_train = bool(header["end_of_train"])
-        self.batcher.add(Waiting(slot, seq, int(header["n"]), int(header["received_ns"]), end_of_train))
+        ring = self.ring
+        ring.state[slot] = TAKEN
+        end_of_train = bool(ring.end_of_train[slot])
+        self.batcher.add(Waiting(slot, seq, int(ring.n[slot]), int(ring.received_ns[slot]), end_of_train))
 
     # --- a batch ------------------------------------------------------------------------------------
 
@@ -142,13 +143,11 @@ class Inference:
 
         What was in hand has no deadline any more: its verdict may have left already and must stay the same.
         """
-        attempts = [int(self.ring.header["attempts"][block.slot]) for block in blocks]
-        first = [block for block, tries in zip(blocks, attempts, strict=True) if tries == 0]
-        first = self._in_time(first, now_ns)
-        again = [block for block, tries in zip(blocks, attempts, strict=True) if 0 < tries < MAX_ATTEMPTS]
-        killers = [block for block, tries in zip(blocks, attempts, strict=True) if tries >= MAX_ATTEMPTS]
-        self._fail_open(killers, "worker_lost")
-        self._one_by_one(again)
+        tried = [block for block in blocks if self.ring.attempts[block.slot]]
+        if tried:
+            self._try_again(tried)
+            blocks = [block for block in blocks if block not in tried]
+        first = self._in_time(blocks, now_ns)
         if not first:
             return
         self._count_attempt(first)
@@ -158,6 +157,12 @@ class Inference:
             self._failed(first, error)
             return
         self.under_way.append(Batch(first, pending, now_ns))
+
+    def _try_again(self, blocks: Sequence[Waiting]) -> None:
+        """What was in hand when inference died, each alone; what may have killed it is kept unclassified."""
+        killers = [block for block in blocks if self.ring.attempts[block.slot] >= MAX_ATTEMPTS]
+        self._fail_open(killers, "worker_lost")
+        self._one_by_one([block for block in blocks if block not in killers])
 
     def _in_time(self, blocks: list[Waiting], now_ns: int) -> list[Waiting]:
         """The blocks that have not waited too long; the others are kept unclassified."""
@@ -169,7 +174,7 @@ class Inference:
 
     def _count_attempt(self, blocks: Sequence[Waiting]) -> None:
         for block in blocks:
-            self.ring.header["attempts"][block.slot] += 1
+            self.ring.attempts[block.slot] += 1
 
     def _frames(self, block: Waiting) -> npt.NDArray[Any]:
         frames: npt.NDArray[Any] = self.ring.frames[block.slot, : block.events]
@@ -215,7 +220,7 @@ class Inference:
         values = self.page.values
         values[self.at["batches"]] += 1
         values[self.at["busy_ns"]] += time.monotonic_ns() - started_ns
-        self.sizes[int(np.searchsorted(BATCH_EDGES, len(packed)))] += 1
+        self.sizes[bisect_left(BATCH_EDGES, len(packed))] += 1
         self._emit(blocks, ids, packed, decision, self.loaded)
 
     def _attached(self, blocks: Sequence[Waiting]) -> dict[str, npt.NDArray[Any]]:
@@ -257,8 +262,8 @@ class Inference:
             ring.verdict[slot, :n] = decision.verdict[rows]
             ring.route[slot, :n] = decision.route[rows]
             ring.reason[slot, :n] = decision.reason[rows]
-            ring.header["bundles"][slot] = len(hashes)
-            ring.header["sha256"][slot, : len(hashes)] = hashes
+            ring.bundles[slot] = len(hashes)
+            ring.sha256[slot, : len(hashes)] = hashes
             ring.state[slot] = DONE
             start += n
         self.page.commit()
@@ -270,7 +275,7 @@ class Inference:
         header = ResultHeader(
             run=self.stage.spec.config.run,
             stream=self.stage.spec.stream,
-            received_at=float(self.ring.header["received_at_s"][first.slot]),
+            received_at=float(self.ring.received_at_s[first.slot]),
             bundles=made_by.published if made_by is not None else (),
             rules_sha256=self.loaded.router.rules_sha256,
             routes=self.loaded.router.names,
@@ -287,8 +292,7 @@ class Inference:
     def _count(self, blocks: Sequence[Waiting]) -> None:
         now_ns, values = time.monotonic_ns(), self.page.values
         for block in blocks:
-            bucket = int(np.searchsorted(LATENCY_EDGES_S, (now_ns - block.received_ns) * 1e-9))
-            self.latency[bucket] += block.events
+            self.latency[bisect_left(LATENCY_EDGES_S, (now_ns - block.received_ns) * 1e-9)] += block.events
             values[self.at["events"]] += block.events
         values[self.at["blocks"]] += len(blocks)
 

@@ -190,6 +190,7 @@ def sink_layout(routes: Sequence[str], cursor_cells: int) -> PageLayout:
             # state that must survive a crash
             "last_slot",
             "last_seq",
+            "first_seq",
             "cursor",
         ),
         sizes={"latency": len(LATENCY_EDGES_S) + 1, "cursor": max(1, cursor_cells)},

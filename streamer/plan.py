@@ -27,10 +27,12 @@ from streamer.rules import Threshold, Vocabulary
 from streamer.store.lanes import CURSOR_INTS
 from streamer.tokens import Tokens
 
-# A block of about this size: large enough that handing it over costs nothing beside copying it (100 us at
-# 10 GB/s against 10 us), small enough that inference begins early.
+# A block of about this size: large enough that handing it over costs little beside what is done with it, small
+# enough that a network begins early and its verdicts leave early. Without a network nothing takes time, and
+# what a block costs is most of the work (docs/decisions/blocks.md).
 BLOCK_BYTES = 1 << 20
-MAX_BLOCK_EVENTS = 1024
+BLOCK_BYTES_WITHOUT_BUNDLES = 4 << 20
+MAX_BLOCK_EVENTS = 2048
 # Fewer slots than this leave no room for a block in each hand and the next ones arriving.
 MIN_SLOTS = 8
 MAX_SLOTS = 4096
@@ -209,7 +211,7 @@ def ring_layout(stream: StreamConfig, packed: int) -> RingLayout:
     """Sizes of the stream's ring. Raises ConfigError if it is too small to turn."""
     dtype = np.dtype(stream.source.dtype)
     event_bytes = prod(stream.source.shape) * dtype.itemsize
-    events = stream.block_events or _block_events(event_bytes)
+    events = stream.block_events or _block_events(stream, event_bytes)
     slots = min(MAX_SLOTS, stream.ring_bytes // (events * event_bytes))
     if slots < MIN_SLOTS:
         raise ConfigError(
@@ -220,9 +222,11 @@ def ring_layout(stream: StreamConfig, packed: int) -> RingLayout:
     return RingLayout(slots, events, tuple(stream.source.shape), dtype, len(stream.attach), packed)
 
 
-def _block_events(event_bytes: int) -> int:
-    """About BLOCK_BYTES; a power of two, because the batches of a GPU are."""
-    fitting = min(MAX_BLOCK_EVENTS, max(1, BLOCK_BYTES // event_bytes))
+def _block_events(stream: StreamConfig, event_bytes: int) -> int:
+    """A power of two, because the batches of a GPU are; of a small ring a part that leaves it room to turn."""
+    block_bytes = BLOCK_BYTES if stream.bundles else BLOCK_BYTES_WITHOUT_BUNDLES
+    block_bytes = min(block_bytes, max(BLOCK_BYTES, stream.ring_bytes // (2 * MIN_SLOTS)))
+    fitting = min(MAX_BLOCK_EVENTS, max(1, block_bytes // event_bytes))
     return 1 << (fitting - 1).bit_length()
 
 

@@ -117,6 +117,7 @@ class Ring:
         self.bundles: npt.NDArray[np.uint32] = self.header["bundles"]
         self.received_ns: npt.NDArray[np.int64] = self.header["received_ns"]
         self.received_at_s: npt.NDArray[np.float64] = self.header["received_at_s"]
+        self.sha256: npt.NDArray[np.uint8] = self.header["sha256"]
         self.bytes_of = [memoryview(slot.reshape(-1).view(np.uint8)) for slot in self.frames]
 
     def holds(self, slot: int, seq: int, *states: int) -> bool:

@@ -181,7 +181,14 @@ def test_a_ring_too_small_to_turn_is_refused_with_the_size_it_needs() -> None:
     assert ring_layout(stream.model_copy(update={"ring_bytes": needed}), 0).slots == MIN_SLOTS
 
 
-def test_blocks_are_about_a_mebibyte() -> None:
-    text = config_text().replace("block_events = 8\n", "").replace("1048576", "67108864")
-    ring = ring_layout(parse(text.replace(f"[{POINTS}]", "[4096]"), "t").stream[0], 0)
-    assert (ring.events, ring.slots) == (64, 64)
+@pytest.mark.parametrize(
+    ("bundles", "ring_mib", "expected"),
+    [(("b",), 64, (64, 64)), ((), 64, (256, 16)), ((), 256, (256, 64)), ((), 16, (64, 16))],
+)
+def test_blocks_are_about_a_mebibyte_and_more_without_a_network(
+    bundles: tuple[str, ...], ring_mib: int, expected: tuple[int, int]
+) -> None:
+    text = config_text().replace("block_events = 8\n", "").replace("1048576", str(ring_mib << 20))
+    stream = parse(text.replace(f"[{POINTS}]", "[4096]"), "t").stream[0]
+    ring = ring_layout(stream.model_copy(update={"bundles": bundles}), 0)
+    assert (ring.events, ring.slots) == expected
