@@ -20,15 +20,17 @@ import zmq
 
 from benchmarks.helper import BenchmarkError, options, say, serve
 from benchmarks.receivers import TIMEOUT_S, measure
-from benchmarks.sender import BANK_BYTES, QUEUE_BYTES
+from benchmarks.sender import QUEUE_BYTES
 from streamer import memory
 
 # As the ring of the pipelines that are measured beside it.
 RING_BYTES: Final = 64 << 20
 # More than any cache holds.
 WALK_BYTES: Final = 512 << 20
-# Messages that are sent in turn: more Python objects than that cost the sender more than the wire.
-BANK_ROWS: Final = 256
+# Messages that are sent in turn, as `sender` does: 64 frames of 128 x 128. They stay in a cache, where a
+# network card would put them; with more the sender's memory would be measured.
+BANK_BYTES: Final = 2 << 20
+BANK_ROWS: Final = 64
 # Beyond it a queue of small messages hides nothing more; ZeroMQ's own default.
 MAX_HWM: Final = 1000
 # One look at the clock for so many bytes copied: some 100 us, beside which it costs nothing.
@@ -59,7 +61,7 @@ class Copies:
 
 
 def _bank(message_bytes: int) -> list[memoryview]:
-    rows = max(1, min(BANK_ROWS, BANK_BYTES // message_bytes))
+    rows = max(2, min(BANK_ROWS, BANK_BYTES // message_bytes))
     noise = np.random.default_rng(0).integers(0, 256, (rows, message_bytes), np.uint8)
     return [row.data for row in noise]
 

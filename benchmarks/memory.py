@@ -47,8 +47,8 @@ RING_BYTES: Final = 64 << 20
 # The source is asked for so many seconds of trains at a time.
 CHUNK_S: Final = 10
 SKIPPED_SHARE: Final = 0.2
-# 72 MB in a shift of 12 hours, half of what a stage's process takes at its start: beyond it somebody must
-# look. Below it lie the pages that allocators touch late, which in ten minutes cannot be told from a leak.
+# 72 MB in a shift of 12 hours, which no machine that runs this notices. Below it lie the pages that
+# allocators touch late, which in ten minutes cannot be told from a leak.
 LIMIT_KB_PER_MIN: Final = 100.0
 STANDARD_ERRORS: Final = 3.0
 JUDGED_MINUTES: Final = 5.0
