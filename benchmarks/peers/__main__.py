@@ -22,6 +22,7 @@ from typing import Final
 from benchmarks.helper import ROOT, Helper
 from benchmarks.peers.contender import Contender, Measure, Setting
 from benchmarks.peers.environments import versions_of
+from benchmarks.peers.pvapy import PVAPY
 from benchmarks.peers.rows import ROWS, Outcome, Row, Series
 from benchmarks.peers.served import BARE, PEERS, http_contender
 from benchmarks.peers.streamed import KARABO, OURS, mode_of_pipeline
@@ -31,6 +32,7 @@ CONTENDERS: Final[dict[str, Contender]] = {
     "ours": OURS,
     "bare": BARE,
     "karabo": KARABO,
+    "pvapy": PVAPY,
     **{peer.module: http_contender(peer) for peer in PEERS},
 }
 QUICK_S: Final = 0.3

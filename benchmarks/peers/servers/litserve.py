@@ -1,4 +1,4 @@
-"""LitServe: one worker process for each route, requests through its ZeroMQ queue (fast_queue), 1 ms for a batch.
+"""LitServe: a worker process for each route, requests through its ZeroMQ queue, 1 ms for a batch.
 
 Without a wait its worker polls the queue without a pause, which costs more than the millisecond.
 It parses JSON or forms only; raw bytes reach the worker through a FastAPI dependency that reads the body.
