@@ -17,7 +17,7 @@ import zmq
 from benchmarks.helper import options, serve
 from benchmarks.receivers import FRAMES_PART, HWM, TIMEOUT_S
 from models.bundle import load_bundle
-from streamer.runner import MODES, CpuRunner, Raw
+from streamer.runner import CpuRunner, Raw
 
 # Sixteen batches of frames in turn: more than the second-level cache holds, as in a ring.
 BANK_BATCHES = 16
@@ -29,9 +29,8 @@ class Bare:
     def __init__(self, bundle: str, threads: int, batch: int, mode: str | None, endpoint: str | None) -> None:
         torch.set_num_threads(threads)
         loaded = load_bundle(Path(bundle))
-        modes = {m.name: m for m in MODES}
         self.batch, self.shape = batch, loaded.manifest.input_shape
-        self.runner = CpuRunner([loaded], batch, modes[mode] if mode else None)
+        self.runner = CpuRunner([loaded], batch, mode)
         bank = np.random.default_rng(0).integers(0, 500, (BANK_BATCHES, batch, *self.shape), np.uint16)
         self.bank: list[Raw] = list(bank)
         self._socket = _pull(endpoint) if endpoint else None
@@ -109,4 +108,4 @@ def _pull(endpoint: str) -> "zmq.Socket[bytes]":
 
 if __name__ == "__main__":
     bare = Bare(**options())
-    serve(bare.answer, {"mode": bare.runner.mode.name})
+    serve(bare.answer, {"mode": bare.runner.mode})

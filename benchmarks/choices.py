@@ -4,15 +4,18 @@ Each function prints one small table, medians of REPEATS, and belongs to the pag
 docs/decisions. They measure alternatives, not the product; that is `python -m benchmarks`.
 """
 
+import importlib.util
 import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +24,13 @@ import torch
 from benchmarks.config import Options
 from benchmarks.events import NULL_LOADS, pipeline
 from benchmarks.helper import Helper
-from models.bundle import load_bundle
+from models.bundle import Bundle, load_bundle
 from models.shipped import SHIPPED
+from streamer.engines import OPENVINO
+from streamer.engines_torch import MODES
 from streamer.ledger import Page, sink_layout
 from streamer.memory import attach, create
-from streamer.runner import MODES, CpuRunner
+from streamer.runner import CpuRunner, Networks
 
 Array = npt.NDArray[Any]
 
@@ -58,61 +63,162 @@ def ledger() -> None:
     print(f"12 counters in place:     {median_us(one_by_one, 10000):.2f} us")
 
 
+# --- how networks run on a CPU --------------------------------------------------------------------------
+
+CPU_BATCHES = (1, 8, 32, 64)
+# torch.compile and AOTInductor take a C++ compiler tens of seconds a network; what is not reached is said.
+COMPILE_LIMIT_S = 200.0
+ONNX_OPSET = 17  # the first with all that these networks use
+
+Run: TypeAlias = Callable[[Array], Array]
+
+
 def cpu() -> None:
-    """Each shipped bundle on a CPU: float32, bfloat16, and compiled, by batch size."""
-    print(f"threads: {torch.get_num_threads()}")
-    for folder in sorted(SHIPPED.iterdir()):
-        if (folder / "manifest.json").is_file():
-            _cpu_bundle(folder.name)
+    """Each shipped bundle in each engine, by batch size: ours first, then those that would need compiling."""
+    print(f"threads: {torch.get_num_threads()}; events/s by batch size; s: until ready for these sizes")
+    names = sorted(path.parent.name for path in SHIPPED.glob("*/manifest.json"))
+    names.sort(key=lambda name: name != "droplet_cnn")  # first what is looked at most
+    for name in names:
+        for mode in (*MODES, *(OPENVINO if _there("openvino") else ())):
+            _contender(name, mode, partial(_ours, mode))
+        if _there("onnxruntime", "onnx", "openvino"):
+            _contender(name, "ONNX Runtime, float32", _onnx)
+    for package in ("openvino", "onnxruntime", "onnx"):
+        if not _there(package):
+            print(f"{package} is not installed: left out")
+    _compiled_contenders(names)
 
 
-def _cpu_bundle(name: str) -> None:
+def _compiled_contenders(names: Sequence[str]) -> None:
+    """bfloat16 of all networks first: where it pays, it is what the choice is measured against."""
+    start_s, missed = time.perf_counter(), []
+    for exact, precision in ((False, "bfloat16"), (True, "float32")):
+        for name in names:
+            for how, make in (("torch.compile", _compiled), ("AOTInductor", _ahead_of_time)):
+                if time.perf_counter() - start_s < COMPILE_LIMIT_S:
+                    _contender(name, f"{how}, {precision}", partial(make, exact))
+                else:
+                    missed.append(f"{name} {how} {precision}")
+    if missed:
+        print(f"not compiled within {COMPILE_LIMIT_S:.0f} s: {'; '.join(missed)}")
+
+
+def _there(*packages: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+def _contender(name: str, engine: str, make: Callable[[Bundle, Array], dict[int, Run]]) -> None:
+    """One row: `make` gives what runs a batch of each size."""
     bundle = load_bundle(SHIPPED / name)
-    raw = bundle.golden_input.numpy()
-    for mode in MODES:
-        run = partial(_wait, CpuRunner([bundle], 64, mode))
-        rates = {n: _rate(run, _events(raw, n)) for n in (1, 8, 32, 64)}
-        print(f"{name:18s} {mode.name:26s} " + _row(rates))
-    _compiled(name, raw)
+    raw, start_s = bundle.golden_input.numpy(), time.perf_counter()
+    try:
+        runs = make(bundle, raw)
+    except Exception as error:  # an engine that cannot run this network is a result
+        print(f"{name:17s} {engine:26s} refused: {' '.join(str(error).split())[:110]}", flush=True)
+        return
+    took_s = time.perf_counter() - start_s
+    rates = {n: _rate(run, _events(raw, n)) for n, run in runs.items()}
+    got = runs[8](_events(raw, 8)) if 8 in runs else runs[32](_events(raw, 32))[:8]
+    print(f"{name:17s} {engine:26s} {_row(rates)}  {took_s:4.1f} s  {_judged(bundle, got)}", flush=True)
 
 
-def _wait(runner: CpuRunner, x: Array) -> Array:
-    return runner.submit([x]).wait()
+def _judged(bundle: Bundle, got: Array) -> str:
+    """How far the answers lie from the golden ones, as a share of each column's largest; and the labels."""
+    want, start, worst, same = bundle.golden_output.numpy(), 0, 0.0, True
+    for column in bundle.manifest.columns:
+        part = slice(start, start + column.width)
+        start, off = part.stop, np.abs(got[:, part] - want[:, part]).max()
+        if column.dtype == "float32":
+            worst = max(worst, float(off / max(np.abs(want[:, part]).max(), 1e-6)))
+        else:
+            same = same and off == 0
+    return f"off by {worst:.0e}, labels {'equal' if same else 'DIFFER'}"
 
 
-def _compiled(name: str, raw: Array) -> None:
-    """torch.compile with bfloat16, one static batch size, as inductor runs it fastest."""
-    bundle = load_bundle(SHIPPED / name)
+def _ours(mode: str, bundle: Bundle, _raw: Array) -> dict[int, Run]:
+    """As the stream runs it; one that would be refused there is refused here."""
+    runner = CpuRunner([bundle], max(CPU_BATCHES), mode)
+    return dict.fromkeys(CPU_BATCHES, lambda x: runner.submit([x]).wait())
 
-    def plain(x: torch.Tensor) -> torch.Tensor:
-        packed: torch.Tensor = bundle.network(bundle.preprocess(x))
+
+def _onnx(bundle: Bundle, raw: Array) -> dict[int, Run]:
+    """A file and a session a batch size, on as many threads."""
+    import onnxruntime  # type: ignore[import-untyped]  # ships no types
+
+    from streamer.engines_openvino import Rewritten
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    networks = Networks([bundle]).eval()
+    runs: dict[int, Run] = {}
+    for n in CPU_BATCHES:
+        example = torch.from_numpy(_events(raw, n).astype(np.float32))
+        with tempfile.NamedTemporaryFile(suffix=".onnx") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with torch.inference_mode(), Rewritten():
+                traced = torch.jit.freeze(torch.jit.trace(networks, (example,), check_trace=False))
+            torch.onnx.export(traced, (example,), file.name, dynamo=False, opset_version=ONNX_OPSET)
+            session = onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
+        runs[n] = partial(_run_session, session, session.get_inputs()[0].name)
+    return runs
+
+
+def _run_session(session: Any, name: str, x: Array) -> Array:
+    packed: Array = session.run(None, {name: x.astype(np.float32, copy=False)})[0]
+    return packed
+
+
+def _compiled(exact: bool, bundle: Bundle, raw: Array) -> dict[int, Run]:
+    """Inductor at its fastest: static sizes, weights frozen."""
+    torch.compiler.reset()
+    fast = torch.compile(_Cast(bundle, exact), dynamic=False, options={"freezing": True})
+    run = partial(_run_torch, fast)
+    for n in (1, 32):
+        run(_events(raw, n))
+    return dict.fromkeys((1, 32), run)
+
+
+def _ahead_of_time(exact: bool, bundle: Bundle, raw: Array) -> dict[int, Run]:
+    """A shared library of one static size, 32, as freezing needs it."""
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        example = torch.from_numpy(_events(raw, 32))
+        exported = torch.export.export(_Cast(bundle, exact), (example,))
+        path = torch._inductor.aoti_compile_and_package(exported, package_path=f"{folder}/network.pt2")
+        return {32: partial(_run_torch, torch._inductor.aoti_load_package(path))}
+
+
+def _run_torch(run: Callable[[torch.Tensor], torch.Tensor], x: Array) -> Array:
+    with torch.inference_mode():
+        packed: Array = run(torch.from_numpy(x)).numpy()
+    return packed
+
+
+class _Cast(torch.nn.Module):
+    """A bundle's networks with the precision inside, as a compiler wants it."""
+
+    def __init__(self, bundle: Bundle, exact: bool) -> None:
+        super().__init__()
+        self.networks, self.exact = Networks([bundle]).eval(), exact
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=not self.exact):
+            packed: torch.Tensor = self.networks(raw).float()
         return packed
-
-    rates, start = {}, time.perf_counter()
-    for n in (1, 8, 32):
-        fast = torch.compile(plain, dynamic=False)
-        x = torch.from_numpy(_events(raw, n))
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            fast(x)
-            rates[n] = _rate(fast, x)
-    took_s = time.perf_counter() - start
-    print(
-        f"{name:18s} {'bfloat16, compiled':26s} " + _row(rates) + f"   (3 sizes compiled in {took_s:.0f} s)"
-    )
 
 
 def _events(raw: Array, n: int) -> Array:
     return np.resize(raw, (n, *raw.shape[1:]))
 
 
-def _rate(function: Callable[..., object], x: Array | torch.Tensor) -> float:
+def _rate(run: Run, x: Array) -> float:
     """Events per second, from the median time of a batch."""
-    function(x)
-    return len(x) / median_us(lambda: function(x), max(1, 64 // len(x))) * 1e6
+    run(x)
+    return len(x) / median_us(lambda: run(x), max(1, 64 // len(x))) * 1e6
 
 
 def _row(rates: dict[int, float]) -> str:
-    return "  ".join(f"{n:3d}: {rate:8.0f}/s" for n, rate in rates.items())
+    cells = [f"{n:2d}: {rates[n]:6.0f}/s" if n in rates else " " * 12 for n in CPU_BATCHES]
+    return "  ".join(cells)
 
 
 def blocks() -> None:

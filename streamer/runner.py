@@ -1,15 +1,15 @@
 """The networks of one stream on one device: raw events in, one packed matrix of results out.
 
 Owns the device: how the bundles share one upload, one preprocessing where they agree, and one download.
-Knows no sockets, no slots and no rules. Two runners with one interface: the CPU's is the plain loop, the
-CUDA one has the same shape with fixed batch sizes, a graph for each, and two batches in flight.
+Knows no sockets, no slots and no rules. Two runners with one interface: the CPU's is a plain loop around an
+engine (`engines`), the CUDA one has the same shape with fixed batch sizes, a graph for each, and two
+batches in flight.
 
 B batch, R packed width.
 """
 
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,22 +18,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from models.bundle import BFLOAT16, FLOAT32, Bundle, Tolerance, verify_golden
-from models.manifest import BundleError
+from models.bundle import BFLOAT16, Bundle, verify_golden
+from streamer.engines import fastest, named
+from streamer.engines_torch import MODES as MODES
 
 Raw = npt.NDArray[Any]
 Packed = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
-# Batch of the measurement that chooses how to run on a CPU: where throughput has levelled off and the
-# activations still lie in the cache (measured: docs/decisions/cpu-inference.md).
-TRIAL_EVENTS = 8
-TRIALS = 5
 # Addresses that are page-locked: a swap finds the ring as the first runner left it.
 _registered: set[int] = set()
-# bf16 must pay clearly before its rounding is taken.
-MIN_GAIN = 1.1
 
 
 class Pending(Protocol):
@@ -95,89 +90,56 @@ class NoRunner:
         return Finished(np.empty((sum(map(len, blocks)), 0), np.float32))
 
 
-@dataclass(frozen=True)
-class Mode:
-    """A way to run on the CPU."""
-
-    name: str
-    bf16: bool
-    tolerance: Tolerance
-
-
-MODES = (
-    Mode("float32, channels last", False, FLOAT32),
-    Mode("bfloat16, channels last", True, BFLOAT16),
-)
-
-
 class CpuRunner:
-    """The plain loop. `mode` None measures which way is fastest here and still gives the golden answers."""
+    """The plain loop around an engine. `mode` None: the one that is fastest here (`streamer.engines`)."""
 
     depth = 1
 
-    def __init__(self, bundles: Sequence[Bundle], max_events: int, mode: Mode | None = None) -> None:
+    def __init__(self, bundles: Sequence[Bundle], max_events: int, mode: str | None = None) -> None:
+        networks = _channels_last(Networks(bundles))
+        if mode is None:
+            self._engine = fastest(networks, bundles, max_events)
+        else:
+            self._engine = named(mode, networks, bundles, max_events)
         self._max_events = max_events
-        self._networks = _channels_last(Networks(bundles))
-        self._mode = mode or self._choose(bundles)
-        for bundle in bundles:
-            self._verify(bundle, self._mode)
+        self._buffer = np.empty((1, *bundles[0].manifest.input_shape), np.float32)
 
     @property
-    def mode(self) -> Mode:
-        return self._mode
+    def mode(self) -> str:
+        return self._engine.name
 
     def submit(self, blocks: Sequence[Raw]) -> Pending:
-        tensors = [torch.from_numpy(block) for block in blocks]
-        raw = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        parts = [self._run(part, self._mode) for part in raw.split(self._max_events)]
-        return Finished(np.concatenate(parts) if len(parts) > 1 else parts[0])
+        parts = [self._engine.run(self._gathered(part)) for part in batches(blocks, self._max_events)]
+        return Finished(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
-    def _run(self, raw: Tensor, mode: Mode) -> Packed:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=mode.bf16):
-            packed: Packed = self._networks(raw).float().numpy()
-        return packed
+    def _gathered(self, blocks: Sequence[Raw]) -> Raw:
+        """The events side by side in float32: where they lie if they do already, else copied and converted
+        in one pass. Networks convert first thing anyway (`models.preprocess`).
+        """
+        first = blocks[0]
+        if len(blocks) == 1 and first.dtype == np.float32 and first.flags.carray:
+            return first
+        n, start = sum(map(len, blocks)), 0
+        if n > len(self._buffer):
+            self._buffer = np.empty((n, *first.shape[1:]), np.float32)
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes an infinity
+            for block in blocks:
+                self._buffer[start : start + len(block)] = block
+                start += len(block)
+        return self._buffer[:n]
 
-    def _choose(self, bundles: Sequence[Bundle]) -> Mode:
-        """The fastest mode in which every bundle gives its golden answers."""
-        raw = _repeat(bundles[0].golden_input, TRIAL_EVENTS)
-        times = {mode.name: self._time(raw, mode) for mode in MODES}
-        plain, *others = MODES
-        good = [
-            m for m in others if times[m.name] * MIN_GAIN < times[plain.name] and self._agrees(bundles, m)
-        ]
-        chosen = min(good, key=lambda m: times[m.name], default=plain)
-        rates = ", ".join(f"{name} {TRIAL_EVENTS / t:.0f}/s" for name, t in times.items())
-        log.info("CPU with %d threads: %s; chosen: %s", torch.get_num_threads(), rates, chosen.name)
-        return chosen
 
-    def _time(self, raw: Tensor, mode: Mode) -> float:
-        """Best time of a batch, s; the first run warms up and is left out."""
-        self._run(raw, mode)
-        best = float("inf")
-        for _ in range(TRIALS):
-            start = time.perf_counter()
-            self._run(raw, mode)
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    def _agrees(self, bundles: Sequence[Bundle], mode: Mode) -> bool:
-        try:
-            for bundle in bundles:
-                self._verify(bundle, mode)
-        except BundleError as error:
-            log.warning("%s is not used: %s", mode.name, error)
-            return False
-        return True
-
-    def _verify(self, bundle: Bundle, mode: Mode) -> None:
-        """Raises BundleError if this machine does not give the answers stored with the bundle."""
-
-        def run(raw: Tensor) -> Tensor:
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=mode.bf16):
-                packed: Tensor = bundle.network(bundle.preprocess(raw)).float()
-            return packed
-
-        verify_golden(bundle, run, mode.tolerance, f"{bundle.manifest.name} in {mode.name}")
+def batches(blocks: Sequence[Raw], max_events: int) -> Iterator[list[Raw]]:
+    """The blocks in order, in groups of at most `max_events` events; only a larger block is cut."""
+    group: list[Raw] = []
+    for block in blocks:
+        for start in range(0, len(block), max_events):
+            part = block[start : start + max_events]
+            if sum(map(len, group)) + len(part) > max_events:
+                yield group
+                group = []
+            group.append(part)
+    yield group
 
 
 def _channels_last(networks: Networks) -> Networks:
@@ -186,11 +148,6 @@ def _channels_last(networks: Networks) -> Networks:
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return networks.eval()
-
-
-def _repeat(raw: Tensor, n: int) -> Tensor:
-    """`n` events from few. Through numpy: torch indexes no uint16."""
-    return torch.from_numpy(np.resize(raw.numpy(), (n, *raw.shape[1:])))
 
 
 class CudaRunner:

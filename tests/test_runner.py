@@ -1,6 +1,5 @@
 """The networks on a device: one upload, shared preprocessing, the golden answers, the neighbours of a NaN."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +8,11 @@ import pytest
 import torch
 from core_support import COLUMNS, POINTS, events, make_bundle
 
-from models.bundle import BFLOAT16, FLOAT32, Bundle, load_bundle, run_bundle
+from models.bundle import BFLOAT16, Bundle, load_bundle, run_bundle
 from models.manifest import BundleError
 from streamer import runner
-from streamer.runner import MODES, CpuRunner, CudaRunner, Networks, NoRunner, Runner, make_runner
+from streamer.engines_torch import MODES
+from streamer.runner import CpuRunner, CudaRunner, Networks, NoRunner, Runner, batches, make_runner
 
 PLAIN = MODES[0]
 OTHER = tuple(replace(column, name=f"{column.name}2") for column in COLUMNS)
@@ -76,9 +76,15 @@ def test_a_batch_is_cut_at_the_largest_size(bundles: dict[str, Bundle]) -> None:
     assert seen == [16, 16, 8]
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_small_blocks_share_a_batch_and_only_a_larger_one_is_cut() -> None:
+    blocks = [events(n) for n in (3, 4, 12, 5, 40, 1)]
+    sizes = [[len(part) for part in group] for group in batches(blocks, 16)]
+    assert sizes == [[3, 4], [12], [5], [16], [16], [8, 1]]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_nan_in_one_event_leaves_its_neighbours_bitwise_as_they_were(
-    bundles: dict[str, Bundle], mode: runner.Mode
+    bundles: dict[str, Bundle], mode: str
 ) -> None:
     cpu, frames = CpuRunner([bundles["one"]], 16, mode), events(8)
     clean = cpu.submit([frames]).wait()
@@ -90,29 +96,16 @@ def test_a_nan_in_one_event_leaves_its_neighbours_bitwise_as_they_were(
     assert np.array_equal(got[others], clean[others])
 
 
-def test_the_chosen_mode_gives_the_golden_answers(bundles: dict[str, Bundle]) -> None:
+def test_the_chosen_engine_gives_the_golden_answers(
+    bundles: dict[str, Bundle], caplog: pytest.LogCaptureFixture
+) -> None:
     bundle = bundles["one"]
-    cpu = CpuRunner([bundle], 16)
-    tolerance = BFLOAT16 if cpu.mode.bf16 else FLOAT32
+    with caplog.at_level("INFO"):
+        cpu = CpuRunner([bundle], 16)
+    assert f"chosen: {cpu.mode}" in caplog.text
     got = cpu.submit([bundle.golden_input.numpy()]).wait()
     want = bundle.golden_output.numpy()
-    assert np.abs(got - want).max() <= tolerance.share * np.abs(want).max()
-
-
-def test_a_mode_that_does_not_pay_or_errs_is_not_chosen(
-    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def timed(fast: str) -> Callable[..., float]:
-        return lambda _self, _raw, mode: 0.1 if mode.name == fast else 1.0
-
-    monkeypatch.setattr(CpuRunner, "_time", timed(MODES[1].name))
-    assert CpuRunner([bundles["one"]], 16).mode == MODES[1]
-    monkeypatch.setattr(CpuRunner, "_time", timed(PLAIN.name))
-    assert CpuRunner([bundles["one"]], 16).mode == PLAIN
-    monkeypatch.setattr(CpuRunner, "_time", timed(MODES[1].name))
-    strict = replace(MODES[1], tolerance=replace(BFLOAT16, share=1e-9))
-    monkeypatch.setattr(runner, "MODES", (PLAIN, strict))
-    assert CpuRunner([bundles["one"]], 16).mode == PLAIN
+    assert np.abs(got - want).max() <= BFLOAT16.share * np.abs(want).max()
 
 
 def test_a_bundle_that_does_not_give_its_golden_answers_is_refused(bundles: dict[str, Bundle]) -> None:
@@ -151,7 +144,7 @@ def test_integer_frames_of_several_blocks(tmp_path: Path) -> None:
     save_bundle(tmp_path / "u2", described, modules, raw, lambda _: "# u2\n")
     bundle = load_bundle(tmp_path / "u2")
     blocks = [np.full((n, POINTS), 60000, np.uint16) + np.arange(POINTS, dtype=np.uint16) for n in (3, 20)]
-    got = CpuRunner([bundle], 8).submit(blocks).wait()
+    got = CpuRunner([bundle], 8, PLAIN).submit(blocks).wait()
     assert got.shape == (23, 5)
     assert np.allclose(got, got[0], atol=1e-4 * np.abs(got).max() + 1e-6)
 

@@ -1,0 +1,48 @@
+"""What an engine is, and the plain one: torch as it is.
+
+An engine runs all networks of a stream on a CPU. Other libraries are in modules of their own
+(`engines_openvino`), the choice among them in `engines`. B batch, R packed width.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+Events = npt.NDArray[Any]
+Packed = npt.NDArray[np.float32]
+
+# The plain engine, first, and the same in bfloat16.
+MODES: Final = ("float32, channels last", "bfloat16, channels last")
+
+
+class Engine(Protocol):
+    """One way to run all networks of a stream."""
+
+    name: str
+    exact: bool
+    """Computes in float32; False: in bfloat16, with the wider tolerance."""
+
+    def prepare(self, sizes: Sequence[int]) -> None:
+        """Make ready for batches of these sizes. Slow; others work too. Raises whatever its library does."""
+
+    def run(self, events: Events) -> Packed:
+        """float32 events [B, *event], contiguous and writable -> packed float32 [B, R], the caller's own."""
+
+
+class TorchEngine:
+    """Always there, and what all others are compared with."""
+
+    def __init__(self, networks: nn.Module, exact: bool) -> None:
+        self._networks, self.name, self.exact = networks, MODES[not exact], exact
+
+    def prepare(self, sizes: Sequence[int]) -> None:
+        """Any size is ready."""
+
+    def run(self, events: Events) -> Packed:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=not self.exact):
+            packed: Packed = self._networks(torch.from_numpy(events)).float().numpy()
+        return packed
