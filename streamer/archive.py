@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -29,6 +29,7 @@ from streamer.log import Repeated
 from streamer.plan import FIXED_COLUMNS, BundleRef, StageSpec, attached_names, columns_of, make_router, routes
 from streamer.store.disk import free_bytes
 from streamer.store.exdf import results_source
+from streamer.store.rows import Picked, Rows
 from streamer.store.series import Series
 from streamer.store.spec import KeySpec, RunInfo, SeriesSpec, TableSpec
 
@@ -43,13 +44,16 @@ MAX_TRAINS = 1 << 14
 
 @dataclass(frozen=True)
 class StoredBlock:
-    """One block as the files take it: ids u8 [n], frames [n, *event], result columns by name."""
+    """Events as the files take them: ids u8 [n], result columns [n] or [n, width] by name, and frames
+    [m, *event] with the position of each event's in them (None: n frames, in order).
+    """
 
     train_id: npt.NDArray[np.uint64]
     pulse_id: npt.NDArray[np.uint64]
     frames: Array
     columns: Mapping[str, Array]
     now_s: float
+    frame_at: npt.NDArray[np.intp] | None = None
 
 
 class Archive:
@@ -60,6 +64,7 @@ class Archive:
         self._spec = spec
         self._cursor = cursor.reshape(len(self.names), Series.CURSOR_INTS)
         self._results = _results_table(spec)
+        self._columns = [name for name, _, _ in result_columns(spec)]
         self._modules = len(spec.settings.source.sources) > 1
         self._refs = spec.bundles
         self._repeated = Repeated(logging.getLogger(__name__))
@@ -157,33 +162,38 @@ class Archive:
 
         Gives {series name: reason of SHED_REASONS} for the series that could not take their events.
         """
-        results = [block.columns[key.path.partition(".")[2]] for key in self._results.keys]
+        results = [block.columns[name] for name in self._columns]
         failed: dict[str, str] = {}
-        with self._counted(failed, 0):
-            self._append(0, block, [results], None)
-        for index in np.unique(where[where > 0]).tolist():
-            with self._counted(failed, index):
-                chosen = np.flatnonzero(where == index)
-                self._append(index, block, [*self._frame_rows(block.frames), results], chosen)
+        self._append(0, block, [results], None, failed)
+        counts = np.bincount(where, minlength=1).tolist()
+        for index in [index for index, count in enumerate(counts) if index and count]:
+            chosen = np.flatnonzero(where == index)
+            self._append(index, block, [*self._frame_rows(block, chosen), results], chosen, failed)
         return failed
 
     def _append(
-        self, index: int, block: StoredBlock, rows: list[list[Array]], select: npt.NDArray[np.intp] | None
+        self,
+        index: int,
+        block: StoredBlock,
+        rows: Rows,
+        select: npt.NDArray[np.intp] | None,
+        failed: dict[str, str],
     ) -> None:
-        series, cursor = self._series[index], self._cursor[index]
-        series.append(cursor, block.train_id, block.pulse_id, rows, block.now_s, select)
-
-    def _frame_rows(self, frames: Array) -> list[list[Array]]:
-        return [[frames[:, module]] for module in range(frames.shape[1])] if self._modules else [[frames]]
-
-    @contextlib.contextmanager
-    def _counted(self, failed: dict[str, str], index: int) -> Iterator[None]:
         try:
-            yield
+            self._series[index].append(
+                self._cursor[index], block.train_id, block.pulse_id, rows, block.now_s, select
+            )
         except StoreError as error:
             name = self.names[index]
             failed[name] = self._reason()
             self._repeated.warn(name, f"events of {name} are not stored: {error}")
+
+    def _frame_rows(self, block: StoredBlock, chosen: npt.NDArray[np.intp]) -> list[list[Picked]]:
+        """The frames of the chosen events, for each source."""
+        at = chosen if block.frame_at is None else block.frame_at[chosen]
+        if not self._modules:
+            return [[Picked(block.frames, at)]]
+        return [[Picked(block.frames[:, module], at)] for module in range(block.frames.shape[1])]
 
     def _reason(self) -> str:
         """disk_full when less than the reserve and a segment is free, else store_error."""

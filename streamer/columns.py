@@ -30,14 +30,14 @@ def split(packed: npt.NDArray[np.float32], columns: Sequence[Column]) -> dict[st
 
 
 def typed(views: dict[str, Array], columns: Sequence[Column]) -> dict[str, Array]:
-    """The same with each column's own dtype. A missing integer (NaN) becomes NO_INTEGER of its dtype."""
+    """The same with each column's own dtype, contiguous. A missing integer (NaN) becomes its NO_INTEGER."""
     return {column.name: _as(views[column.name], column.dtype) for column in columns}
 
 
 def _as(values: Array, dtype: str) -> Array:
     if dtype == "float32":
-        return values
+        return np.ascontiguousarray(values)
     known = np.isfinite(values)
-    if known.all():
+    if np.logical_and.reduce(known):
         return values.astype(dtype)
     return np.where(known, np.where(known, values, 0).astype(dtype), NO_INTEGER[dtype])

@@ -1,52 +1,34 @@
 """Third stage: from the ring to the sockets and the files, and the slot back to ingest.
 
 Owns the end of an event: its results are published, it is stored where its route says, it is counted. One
-commit of the page says all three: what the files hold (the cursor), what was counted, and which block it was.
-A block that was not committed when the process died is simply done again, over the same bytes of the files.
+commit of the page says all three: what the files hold (the cursor), what was counted, and which blocks these
+were. A block that was not committed when the process died is simply done again, over the same bytes of the
+files. Blocks that wait together are done together (`finished`), with one commit.
 """
 
 import time
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import zmq
 
 from streamer.archive import FAILOPEN, Archive, StoredBlock
-from streamer.columns import Array, split, typed
 from streamer.errors import FAILOPEN_REASONS, StoreError
+from streamer.finished import Finished, Reader
 from streamer.ledger import LATENCY_EDGES_S
 from streamer.plan import BundleRef, attached_names, columns_of, make_router
 from streamer.publish import KaraboBridgeResults, ResultsPublisher
 from streamer.results import VERDICT_COLUMNS, ResultHeader
 from streamer.results import BundleRef as PublishedBundle
 from streamer.ring import DONE, FILLING, FREE, READY, TAKEN
-from streamer.routing import VETO, failopen_code
+from streamer.routing import failopen_code
 from streamer.stage import IDLE_MS, RESCAN_NS, Stage, main
+from streamer.tokens import Token
 from streamer.versions import all_versions, hashes
 
-OVERLOAD = failopen_code("overload")
 FIRST_FAILOPEN = failopen_code(FAILOPEN_REASONS[0])
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What the ring holds of a finished block; arrays are views of the slot, first axis = event."""
-
-    slot: int
-    n: int
-    train_id: npt.NDArray[np.uint64]
-    pulse_id: npt.NDArray[np.uint64]
-    verdict: npt.NDArray[np.uint8]
-    route: npt.NDArray[np.int16]
-    reason: npt.NDArray[np.uint8]
-    received_at_s: float
-    received_ns: int
-
-    @property
-    def overloaded(self) -> bool:
-        """It came straight from ingest: its verdicts are still to be published."""
-        return bool(self.n) and int(self.reason[0]) == OVERLOAD
 
 
 class Sink:
@@ -55,13 +37,14 @@ class Sink:
     def __init__(self, stage: Stage) -> None:
         self.stage, self.page, self.ring = stage, stage.page, stage.shared.ring
         spec = stage.spec
-        self.columns, self.attached = columns_of(spec), attached_names(spec)
+        columns = columns_of(spec)
+        self.reader = Reader(self.ring, columns, attached_names(spec))
         router = make_router(spec)
         self.rules_sha256, self.routes = router.rules_sha256, router.names
-        self.labels = {c.name: c.labels for c in self.columns if c.labels}
+        self.labels = {c.name: c.labels for c in columns if c.labels}
         self.values, self.latency = self.page.values, self.page.view("latency")
         self.at = self.page.at
-        self.refs: tuple[BundleRef, ...] = spec.bundles
+        self._name_bundles(spec.bundles)
         self.archive = Archive(spec, self.page.view("cursor")) if spec.config.output.store else None
         context = zmq.Context()
         self.tokens = spec.tokens("sink")
@@ -71,6 +54,11 @@ class Sink:
         self.poller = zmq.Poller()
         self.poller.register(self.tokens, zmq.POLLIN)
         self.scanned_ns = 0
+
+    def _name_bundles(self, refs: Sequence[BundleRef]) -> None:
+        """The bundles that answer now."""
+        self.made_by = hashes(tuple(refs))
+        self.published = tuple(PublishedBundle(ref.name, ref.sha256) for ref in refs)
 
     def _open_bridge(self, context: "zmq.Context[zmq.Socket[bytes]]") -> KaraboBridgeResults | None:
         publish = self.stage.spec.settings.publish
@@ -90,14 +78,14 @@ class Sink:
         self._close()
 
     def recover(self) -> None:
-        """Bring the files to the last commit, free the block it was about, do the others again."""
+        """Bring the files to the last commit, free the blocks it was about, do the others again."""
         if self.archive is not None:
             self.archive.resume()
             self.page.commit()
-        slot, seq = int(self.values[self.at["last_slot"]]), int(self.values[self.at["last_seq"]])
-        if seq and self.ring.holds(slot, seq, DONE):
-            self._free(slot, seq)
-        self._take(self.ring.left_in(DONE))
+        first, last = (int(self.values[self.at[name]]) for name in ("first_seq", "last_seq"))
+        left = self.ring.left_in(DONE)
+        self._free([token for token in left if first <= token[1] <= last])
+        self._take(left)
 
     def _empty(self) -> bool:
         """After SIGTERM: every slot is back, or waiting longer is useless."""
@@ -114,9 +102,11 @@ class Sink:
         self.page.commit()
 
     def step(self) -> None:
-        if not self.poller.poll(IDLE_MS):
+        """One turn: everything that waits, or a wait."""
+        tokens = self.tokens.receive()
+        self._take(tokens)
+        if not tokens and not self.poller.poll(IDLE_MS):
             self._rescan()
-        self._take(self.tokens.receive())
         if self.bridge is not None:
             self.bridge.serve_requests()
         self.stage.alive()
@@ -128,117 +118,95 @@ class Sink:
             self.scanned_ns = now_ns
             self._take(self.ring.left_in(DONE))
 
-    def _take(self, tokens: list[tuple[int, int]]) -> None:
-        for slot, seq in tokens:
-            if self.ring.holds(slot, seq, DONE):
-                self.block(slot, seq)
-                self.stage.alive()
+    # --- blocks -------------------------------------------------------------------------------------
 
-    # --- one block ----------------------------------------------------------------------------------
+    def _take(self, tokens: Sequence[Token]) -> None:
+        for group in self.reader.groups(tokens):
+            self.finish(group)
+            self.stage.alive()
 
-    def block(self, slot: int, seq: int) -> None:
-        """Publish, store, count, free."""
-        block = self._read(slot)
-        refs = self._version(slot)
-        table = self._table(block)
-        self._publish(block, table, refs)
-        failed = self._store(block, table)
-        self._count(block, failed)
-        self.values[self.at["last_slot"]], self.values[self.at["last_seq"]] = slot, seq
+    def finish(self, tokens: Sequence[Token]) -> None:
+        """Publish, store, count and free the blocks of one group."""
+        done = self.reader.read(tokens)
+        self._use_version(done.made_by)
+        self._publish(done)
+        series = self._series(done)
+        self._count(done, series, self._store(done, series))
+        self.values[self.at["first_seq"]], self.values[self.at["last_seq"]] = tokens[0][1], tokens[-1][1]
         self.page.commit()
-        self._free(slot, seq)
+        self._free(tokens)
 
-    def _free(self, slot: int, seq: int) -> None:
-        self.ring.state[slot] = FREE
-        self.to_ingest.send((slot, seq))
+    def _free(self, tokens: Sequence[Token]) -> None:
+        for slot, _ in tokens:
+            self.ring.state[slot] = FREE
+        self.to_ingest.send(*tokens)
 
-    def _read(self, slot: int) -> Finished:
-        ring, n = self.ring, int(self.ring.n[slot])
-        return Finished(
-            slot=slot,
-            n=n,
-            train_id=ring.train_id[slot, :n],
-            pulse_id=ring.pulse_id[slot, :n],
-            verdict=ring.verdict[slot, :n],
-            route=ring.route[slot, :n],
-            reason=ring.reason[slot, :n],
-            received_at_s=float(ring.header["received_at_s"][slot]),
-            received_ns=int(ring.header["received_ns"][slot]),
-        )
+    def _use_version(self, made_by: bytes) -> None:
+        """Go on in other files when other bundles answer. What no model answered stays with the last ones."""
+        if made_by in (b"", self.made_by):
+            return
+        refs = next(v for v in all_versions(self.stage.spec) if hashes(v) == made_by)
+        self._name_bundles(refs)
+        if self.archive is not None:
+            self.archive.set_version(refs)
+            self.page.commit()  # the files' new cursor, before anything is written after it
 
-    def _version(self, slot: int) -> tuple[BundleRef, ...]:
-        """The bundles that made this block's results; none made those of a fail-open block."""
-        count = int(self.ring.header["bundles"][slot])
-        if not count:
-            return ()
-        made_by = self.ring.header["sha256"][slot, :count].tobytes()
-        if made_by != hashes(self.refs):
-            self.refs = next(v for v in all_versions(self.stage.spec) if hashes(v) == made_by)
-            if self.archive is not None:
-                self.archive.set_version(self.refs)
-                self.page.commit()  # the files' new cursor, before anything is written after it
-        return self.refs
-
-    def _table(self, block: Finished) -> dict[str, Array]:
-        ring, slot, n = self.ring, block.slot, block.n
-        fixed: dict[str, Array] = {
-            "verdict": block.verdict,
-            "reason": block.reason,
-            "route": block.route,
-            "flags": ring.flags[slot, :n],
-            "missing_modules": ring.missing_modules[slot, :n],
-            "received_at": np.full(n, block.received_at_s),
-        }
-        attached = dict(zip(self.attached, np.ascontiguousarray(ring.attached[slot, :n].T), strict=True))
-        own = typed(split(ring.packed[slot, :n], self.columns), self.columns)
-        return fixed | attached | own
-
-    def _publish(self, block: Finished, table: dict[str, Array], refs: tuple[BundleRef, ...]) -> None:
-        header = ResultHeader(
+    def _header(self, done: Finished) -> ResultHeader:
+        return ResultHeader(
             run=self.stage.spec.config.run,
             stream=self.stage.spec.stream,
-            received_at=block.received_at_s,
-            bundles=tuple(PublishedBundle(ref.name, ref.sha256) for ref in refs),
+            received_at=done.received_at_s,
+            bundles=self.published if done.made_by else (),
             rules_sha256=self.rules_sha256,
             routes=self.routes,
             labels=self.labels,
         )
-        columns = {"train_id": block.train_id, "pulse_id": block.pulse_id} | table
-        if block.overloaded:
-            verdicts = {name: columns[name] for name in VERDICT_COLUMNS}
-            self.publisher.send(header, verdicts, "verdicts")
-            bucket = int(np.searchsorted(LATENCY_EDGES_S, (time.monotonic_ns() - block.received_ns) * 1e-9))
-            self.latency[bucket] += block.n
-        self.publisher.send(header, columns)
-        if self.bridge is not None:
-            self.bridge.publish(header, columns)
 
-    def _store(self, block: Finished, table: dict[str, Array]) -> dict[str, str]:
+    def _publish(self, done: Finished) -> None:
+        header = self._header(done)
+        if done.overloaded:
+            verdicts = {name: done.columns[name] for name in VERDICT_COLUMNS}
+            self.publisher.send(header, verdicts, "verdicts")
+            self._count_latency(done)
+        self.publisher.send(header, done.columns)
+        if self.bridge is not None:
+            self.bridge.publish(header, done.columns)
+
+    def _count_latency(self, done: Finished) -> None:
+        """Of blocks whose verdicts left here."""
+        now_ns = time.monotonic_ns()
+        for slot, _ in done.tokens:
+            waited_s = (now_ns - int(self.ring.received_ns[slot])) * 1e-9
+            self.latency[bisect_left(LATENCY_EDGES_S, waited_s)] += int(self.ring.n[slot])
+
+    def _series(self, done: Finished) -> npt.NDArray[np.int64]:
+        """Which series takes each event: 0 is none but the results, 1.. the routes, the last fail-open."""
+        series = done.columns["route"] + np.int64(1)
+        series[done.columns["reason"] >= FIRST_FAILOPEN] = len(self.routes) + 1
+        return series
+
+    def _store(self, done: Finished, series: npt.NDArray[np.int64]) -> dict[str, str]:
         """Series that could not take their events, with the reason."""
         if self.archive is None:
             return {}
-        where = (
-            block.route.astype(np.int64) + 1
-        )  # series 0 is the results, 1.. the routes, the last fail-open
-        where[block.reason >= FIRST_FAILOPEN] = len(self.routes) + 1
-        where[block.verdict == VETO] = 0
-        frames = self.ring.frames[block.slot, : block.n]
-        stored = StoredBlock(block.train_id, block.pulse_id, frames, table, block.received_at_s)
-        return self.archive.append(stored, where)
+        ids = done.columns["train_id"], done.columns["pulse_id"]
+        events = StoredBlock(*ids, done.frames, done.columns, done.received_at_s, done.frame_at)
+        return self.archive.append(events, series)
 
-    def _count(self, block: Finished, failed: dict[str, str]) -> None:
-        """Every event of the block gets its one outcome."""
+    def _count(self, done: Finished, series: npt.NDArray[np.int64], failed: dict[str, str]) -> None:
+        """Every event gets its one outcome."""
         values, at = self.values, self.at
-        values[at["blocks"]] += 1
+        values[at["blocks"]] += len(done.tokens)
         values[at["store_errors"]] += len(failed)
-        values[at["unrecorded"]] += block.n if "results" in failed else 0
-        reasons = np.bincount(block.reason, minlength=FIRST_FAILOPEN + len(FAILOPEN_REASONS)).tolist()
-        values[at["vetoed"]] += reasons[0]
-        for index, reason in enumerate(FAILOPEN_REASONS):
-            self._outcome(f"failopen.{reason}", FAILOPEN, reasons[FIRST_FAILOPEN + index], failed)
-        routes = np.bincount(block.route + 1, minlength=len(self.routes) + 1).tolist()
-        for index, route in enumerate(self.routes):
-            self._outcome(f"kept.{route}", route, routes[index + 1], failed)
+        values[at["unrecorded"]] += done.n if "results" in failed else 0
+        vetoed, *kept, unclear = np.bincount(series, minlength=len(self.routes) + 2).tolist()
+        values[at["vetoed"]] += vetoed
+        for route, count in zip(self.routes, kept, strict=True):
+            self._outcome(f"kept.{route}", route, count, failed)
+        if unclear:
+            codes = np.bincount(done.columns["reason"], minlength=FIRST_FAILOPEN + len(FAILOPEN_REASONS))
+            for reason, count in zip(FAILOPEN_REASONS, codes[FIRST_FAILOPEN:].tolist(), strict=True):
+                self._outcome(f"failopen.{reason}", FAILOPEN, count, failed)
 
     def _outcome(self, counter: str, series: str, count: int, failed: dict[str, str]) -> None:
         name = f"shed.{failed[series]}" if series in failed else counter

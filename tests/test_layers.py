@@ -21,7 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "wire express assemble align attach ring batching rules routing results columns sockets tokens slots "
         "config",
         "store publish runner client facility",
-        "plan versions bundles archive",
+        "plan versions bundles archive finished",
         "stage check control watch",
         "ingest inference sink supervisor",
         "pipeline",

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from streamer.finished import Finished
 from streamer.memory import ALIGNMENT_BYTES
 from streamer.ring import (
     DONE,
@@ -26,7 +27,7 @@ from streamer.ring import (
     Ring,
     RingLayout,
 )
-from streamer.sink import Finished, Sink
+from streamer.sink import Sink
 
 LAYOUT = RingLayout(4, 3, (5, 2), np.dtype("u2"), attached=2, packed=7)
 ARRAYS = [name for name, _, _ in LAYOUT.arrays()]
@@ -120,11 +121,13 @@ class Recorder(Sink):
 
     blocks: ClassVar[dict[int, list[tuple[int, int]]]] = {}
 
-    def _count(self, block: Finished, failed: dict[str, str]) -> None:
-        super()._count(block, failed)
-        ids = list(zip(block.train_id.tolist(), block.pulse_id.tolist(), strict=True))
-        seq = int(self.ring.seq[block.slot])
-        assert self.blocks.setdefault(seq, ids) == ids, "a block that was done again was another one"
+    def _count(self, done: Finished, series: Any, failed: dict[str, str]) -> None:
+        super()._count(done, series, failed)
+        for slot, seq in done.tokens:
+            n = int(self.ring.n[slot])
+            both = self.ring.train_id[slot, :n].tolist(), self.ring.pulse_id[slot, :n].tolist()
+            ids = list(zip(*both, strict=True))
+            assert self.blocks.setdefault(seq, ids) == ids, "a block that was done again was another one"
 
 
 def small_ring() -> str:
@@ -214,10 +217,10 @@ class StreamUnderFire(RuleBasedStateMachine):
         ledger, ring = self.line.ledger(), self.line.shared.ring
         assert ledger.messages == ledger.accepted
         committed = self.line.get("ingest", "block_seq")
-        done = (self.line.get("sink", "last_slot"), self.line.get("sink", "last_seq"))
+        first, last = self.line.get("sink", "first_seq"), self.line.get("sink", "last_seq")
         held = ring.left_in(READY, TAKEN, DONE)
         filling = any(seq == committed for _, seq in ring.left_in(FILLING))
-        in_flight = sum(int(ring.n[slot]) for slot, seq in held if (slot, seq) != done)
+        in_flight = sum(int(ring.n[slot]) for slot, seq in held if not first <= seq <= last)
         assert ledger.in_flight == in_flight + filling * self.line.get("ingest", "block_n")
 
     def teardown(self) -> None:

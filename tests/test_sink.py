@@ -203,6 +203,66 @@ def test_killed_at_any_line_it_counts_and_stores_every_event_once(
     assert not ingest.slots.lent
 
 
+@pytest.mark.parametrize("line_of_death", range(1, 150, 12))
+def test_killed_at_any_line_of_several_blocks_it_counts_and_stores_every_event_once(
+    stream: Line, folder: Path, line_of_death: int
+) -> None:
+    """Three blocks that wait together, their frames in slots that do not follow one another."""
+    ingest, inference, sink = stream.ingest(), stream.inference(), stream.sink()
+    take(ingest, message(1, 8), message(2, 8))
+    drain(ingest, inference, sink)
+    take(ingest, message(3, 8), message(4, 8), message(5, 8))
+    until(lambda: inference.step() or stream.states().count(DONE) == 3)
+
+    def finish() -> None:
+        until(lambda: sink.step() or DONE not in stream.states())
+
+    if killed_at(line_of_death, finish):
+        stream.kill(sink)
+        sink = stream.sink()
+    take(ingest, message(6, 4))
+    drain(ingest, inference, sink)
+    sink._close()
+    ledger = stream.ledger()
+    assert (ledger.received, ledger.outcomes, ledger.closed) == (44, 44, True)
+    assert stream.get("sink", "blocks") == 6
+    events = [(t, p) for t in range(1, 7) for p in range(8 if t < 6 else 4)]
+    assert stored(folder) == events
+    assert stored(folder, "low") == [event for event in events if event[1] < 2]
+    ingest.slots.look()
+    assert not ingest.slots.lent
+
+
+def test_blocks_that_wait_together_are_one_message_and_keep_their_own_frames(folder: Path) -> None:
+    with line(folder, text(folder)) as stream, zmq.Context() as context:
+        ingest, inference, sink = stream.ingest(), stream.inference(), stream.sink()
+        with context.socket(zmq.SUB) as reader:
+            reader.set(zmq.LINGER, 0)
+            reader.set(zmq.SUBSCRIBE, b"results.s")
+            reader.connect(stream.spec.settings.publish.results or "")
+            train, frames = 0, {}
+
+            def came() -> bool:  # a subscription takes its time
+                nonlocal train
+                for _ in range(3):
+                    train += 1
+                    frames[train] = events(8, train)
+                    take(ingest, message(train, 8, frames[train]))
+                until(lambda: inference.step() or stream.states().count(DONE) == 3)
+                drain(ingest, inference, sink)
+                return bool(reader.poll(10))
+
+            until(came)
+            block = decode(reader.recv_multipart())
+        sink._close()
+    assert np.array_equal(np.unique(block.columns["train_id"], return_counts=True)[1], [8, 8, 8])
+    (path,) = (folder / "out/r0001/s/third").glob("*.h5")
+    with h5py.File(path) as file:
+        group, _, key = KEY.partition(".")
+        kept = file["INSTRUMENT/SIM_DET/DET/SPEC:output"][group][key][:]
+        assert np.array_equal(kept, [frames[t][3] for t in sorted(frames)])
+
+
 def test_a_swap_changes_the_files(folder: Path) -> None:
     first, second = make_bundle(folder / "first", 0), make_bundle(folder / "second", 1)
     config = text(folder).replace("bundles = []", f'bundles = ["{first}"]')

@@ -61,14 +61,15 @@ def write_all(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
     Raises OSError.
     """
     if len(buffers) == 1:  # almost always; one vector costs more than none
-        done = os.pwrite(fd, buffers[0], offset)
-        if done != buffers[0].nbytes:
+        buffer: Any = buffers[0]  # the type of os.pwrite knows no arrays
+        done = os.pwrite(fd, buffer, offset)
+        if done != buffer.nbytes:
             _write_rest(fd, buffers, offset, done)
         return
     for start in range(0, len(buffers), _IOV_MAX):
         batch = buffers[start : start + _IOV_MAX]
         wanted = sum([buffer.nbytes for buffer in batch])
-        vectors: Any = batch  # the type of os.pwritev knows no arrays
+        vectors: Any = batch
         done = os.pwritev(fd, vectors, offset)
         if done != wanted:  # 2 GiB limit of one call, a signal between pages, a nearly full quota
             _write_rest(fd, batch, offset, done)

@@ -73,6 +73,7 @@ class Lane(NamedTuple):
 
 
 _LANE_INTS = len(Lane._fields)
+_UNUSED = Lane()
 CURSOR_INTS = 2 + LANES * _LANE_INTS
 
 
@@ -87,8 +88,9 @@ class State(NamedTuple):
     def read(cls, cursor: NDArray[np.int64]) -> "State":
         """From int64[CURSOR_INTS]; all zero is a series without files."""
         largest, newest, *ints = cursor.tolist()
-        starts = range(0, len(ints), _LANE_INTS)
-        return cls(tuple([Lane._make(ints[i : i + _LANE_INTS]) for i in starts]), largest, newest)
+        starts = range(0, len(ints), _LANE_INTS)  # most lanes never open a segment
+        lanes = [Lane._make(ints[i : i + _LANE_INTS]) if ints[i] else _UNUSED for i in starts]
+        return cls(tuple(lanes), largest, newest)
 
     def write(self, cursor: NDArray[np.int64]) -> None:
         """Into int64[CURSOR_INTS]."""
@@ -96,7 +98,7 @@ class State(NamedTuple):
 
     def with_lane(self, number: int, lane: Lane) -> "State":
         """The state with one lane replaced."""
-        return self._replace(lanes=(*self.lanes[:number], lane, *self.lanes[number + 1 :]))
+        return State((*self.lanes[:number], lane, *self.lanes[number + 1 :]), self.largest, self.newest)
 
 
 class Piece(NamedTuple):
@@ -119,20 +121,22 @@ class Piece(NamedTuple):
 
 
 class Trains(NamedTuple):
-    """The trains of an append in order: ids, the events of each, and of all."""
+    """The trains of an append in order: ids, the events of each, of all, and of the largest."""
 
     ids: U8
     counts: U8
     total: int
+    largest: int
 
 
 def trains_of(train_ids: U8) -> Trains:
     """Group non-decreasing train ids, one per event (u8[n], n > 0)."""
     n = len(train_ids)
     if train_ids[0] == train_ids[-1]:  # the common case, four times as fast
-        return Trains(train_ids[:1], np.array([n], np.uint64), n)
+        return Trains(train_ids[:1], np.array([n], np.uint64), n, n)
     starts = np.concatenate(([0], np.flatnonzero(train_ids[1:] != train_ids[:-1]) + 1))
-    return Trains(train_ids[starts], np.diff(starts, append=n).astype(np.uint64), n)
+    counts = np.diff(starts, append=n).astype(np.uint64)
+    return Trains(train_ids[starts], counts, n, int(counts.max()))
 
 
 def plan(
@@ -153,7 +157,7 @@ def plan(
     ):
         while count:
             number, lane, n = _choose(state, capacity, train_id, count, known)
-            train = Trains(np.array([train_id], np.uint64), np.array([n], np.uint64), n)
+            train = Trains(np.array([train_id], np.uint64), np.array([n], np.uint64), n, n)
             piece, lane = _place(number, lane, train, start)
             state = _after(state, number, lane, train)
             pieces.append(piece)
@@ -177,7 +181,7 @@ def _only_lane(state: State, trains: Trains, stored: NDArray[np.bool_]) -> int |
     if number is None:
         return None
     known = stored[1:] if state.lanes[number].last_train == first else stored
-    return None if known.any() else number
+    return None if np.logical_or.reduce(known) else number
 
 
 def _all_fit(state: State, number: int, capacity: Capacity, trains: Trains) -> bool:
@@ -219,7 +223,7 @@ def _best(lanes: tuple[Lane, ...], numbers: range, train_id: int) -> int:
 
 
 def _after(state: State, number: int, lane: Lane, trains: Trains) -> State:
-    largest = max(state.largest, lane.rows - lane.last_first, int(np.maximum.reduce(trains.counts)))
+    largest = max(state.largest, lane.rows - lane.last_first, trains.largest)
     newest = max(state.newest, int(trains.ids[-1]))
     return State(state.with_lane(number, lane).lanes, largest, newest)
 
@@ -244,22 +248,14 @@ def _merged(pieces: list[Piece]) -> Iterator[Piece]:
 def _place(number: int, lane: Lane, trains: Trains, start: int) -> tuple[Piece, Lane]:
     """All of `trains`, whose first event is event `start` of the append, at the end of an open segment."""
     extends = int(lane.trains > 0 and int(trains.ids[0]) == lane.last_train)
-    firsts = np.add.accumulate(trains.counts)
-    firsts += np.uint64(lane.rows)
-    firsts -= trains.counts
-    piece = Piece(
-        lane=number,
-        sequence=lane.sequence,
-        start=start,
-        stop=start + trains.total,
-        row=lane.rows,
-        entry=lane.trains,
-        extended_count=lane.rows - lane.last_first + int(trains.counts[0]) if extends else 0,
-        train_ids=trains.ids[extends:],
-        firsts=firsts[extends:],
-        counts=trains.counts[extends:],
-    )
-    after = lane._replace(
+    firsts = np.add.accumulate(trains.counts) + np.uint64(lane.rows) - trains.counts
+    extended_count = lane.rows - lane.last_first + int(trains.counts[0]) if extends else 0
+    at = (number, lane.sequence, start, start + trains.total, lane.rows, lane.trains, extended_count)
+    piece = Piece(*at, trains.ids[extends:], firsts[extends:], trains.counts[extends:])
+    after = Lane(
+        lane.opened,
+        lane.closed,
+        lane.is_open,
         rows=lane.rows + trains.total,
         trains=lane.trains + len(trains.ids) - extends,
         last_train=int(trains.ids[-1]),

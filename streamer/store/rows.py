@@ -1,7 +1,7 @@
 """The events of one append as buffers to write: views of the caller's memory wherever they are contiguous."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,15 @@ from streamer.errors import StoreError
 from streamer.store.disk import runs
 from streamer.store.spec import SeriesSpec, TableSpec
 
-Rows = Sequence[Sequence[NDArray[Any]]]
+
+class Picked(NamedTuple):
+    """Rows that are not where the others are: event i of those to store is `rows`[`at`[i]]."""
+
+    rows: NDArray[Any]
+    at: NDArray[np.intp]
+
+
+Rows = Sequence[Sequence[NDArray[Any] | Picked]]
 
 # Events up to a page are gathered into one buffer: copying them costs less than an iovec each.
 _GATHER_BYTES = 4096
@@ -32,34 +40,52 @@ class Block:
     ) -> None:
         _check_tables(spec, rows)
         by_name = dict(zip(("trainId", "pulseId"), ids, strict=True))
-        self._arrays: list[NDArray[Any]] = []
+        everywhere = 0 if select is None else _places(select)
+        self._parts: list[tuple[NDArray[Any], int | NDArray[np.intp]]] = []
         for table, given in zip(spec.tables, rows, strict=True):
             arrays = [*given, *[by_name[name] for name in table.id_names]]
             _check_rows(table, arrays, len(ids[0]))
-            self._arrays += arrays
-        self._index = None if select is None else np.asarray(select, np.intp)
-        self.train_ids = _checked_order(ids[0] if self._index is None else ids[0][self._index])
+            self._parts += [
+                (array.rows, _places(array.at)) if isinstance(array, Picked) else (array, everywhere)
+                for array in arrays
+            ]
+        self.train_ids = _checked_order(ids[0] if select is None else ids[0][select])
 
     def buffers(self, start: int, stop: int) -> list[list[NDArray[Any]]]:
-        """For each dataset, in the order of `exdf.row_datasets`, the selected events start..stop."""
-        if self._index is None:
-            whole = slice(start, stop)
-            return [[np.ascontiguousarray(array[whole])] for array in self._arrays]
-        index = self._index[start:stop]
-        return [buffers(array, index) for array in self._arrays]
+        """For each dataset, in the order of `exdf.row_datasets`, the events start..stop of those to store."""
+        return [
+            _pieces(rows[at + start : at + stop]) if isinstance(at, int) else _gathered(rows, at[start:stop])
+            for rows, at in self._parts
+        ]
 
 
 def buffers(rows: NDArray[Any], index: NDArray[np.intp]) -> list[NDArray[Any]]:
-    """The rows at increasing positions `index` as few contiguous buffers: views, unless rows are small or
-    scattered.
-    """
-    if rows.flags.c_contiguous and index[-1] - index[0] == len(index) - 1:
-        return [rows[index[0] : index[-1] + 1]]
-    row = rows[0]
-    if row.nbytes > _GATHER_BYTES and row.flags.c_contiguous:
-        whole = rows.flags.c_contiguous
-        return [rows[part] for part in runs(index)] if whole else [rows[i] for i in index.tolist()]
-    return [np.ascontiguousarray(rows[index])]
+    """The rows at positions `index` as few contiguous buffers: views, unless rows are small or scattered."""
+    at = _places(index)
+    return _pieces(rows[at : at + len(index)]) if isinstance(at, int) else _gathered(rows, at)
+
+
+def _places(index: NDArray[np.intp]) -> int | NDArray[np.intp]:
+    """Positions; of consecutive ones only the first."""
+    if len(index) == 1 or (len(index) and np.logical_and.reduce(index[1:] == index[:-1] + 1)):
+        return int(index[0])
+    return index
+
+
+def _pieces(rows: NDArray[Any]) -> list[NDArray[Any]]:
+    """Consecutive rows."""
+    if rows.flags.c_contiguous:
+        return [rows]
+    return _gathered(rows, np.arange(len(rows)))
+
+
+def _gathered(rows: NDArray[Any], index: NDArray[np.intp]) -> list[NDArray[Any]]:
+    """Rows here and there."""
+    if not len(index) or rows[0].nbytes <= _GATHER_BYTES or not rows[0].flags.c_contiguous:
+        return [np.ascontiguousarray(rows[index])]
+    if rows.flags.c_contiguous:
+        return [rows[part] for part in runs(index)]
+    return [rows[i] for i in index.tolist()]
 
 
 def _check_tables(spec: SeriesSpec, rows: Rows) -> None:
@@ -69,11 +95,12 @@ def _check_tables(spec: SeriesSpec, rows: Rows) -> None:
         raise StoreError(f"file series {spec.name!r}: expected {expected} arrays per table, got {got}")
 
 
-def _check_rows(table: TableSpec, arrays: list[NDArray[Any]], n: int) -> None:
-    for key, rows in zip((*table.keys, *table.id_keys), arrays, strict=True):
-        if rows.dtype != key.dtype or rows.shape != (n, *key.shape):
+def _check_rows(table: TableSpec, arrays: Sequence[NDArray[Any] | Picked], n: int) -> None:
+    for key, given in zip((*table.keys, *table.id_keys), arrays, strict=True):
+        rows, n_rows = (given.rows, len(given.rows)) if isinstance(given, Picked) else (given, n)
+        if rows.dtype != key.dtype or rows.shape != (n_rows, *key.shape):
             raise StoreError(
-                f"{table.source} {key.path}: expected {key.dtype} {(n, *key.shape)}, "
+                f"{table.source} {key.path}: expected {key.dtype} {(n_rows, *key.shape)}, "
                 f"got {rows.dtype} {rows.shape}; the stream's configuration and its data disagree"
             )
 

@@ -38,10 +38,14 @@ class Segment:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self.path = path
         self._spec = spec
-        self._rows = [self._columns.get(name) for name, _ in exdf.row_datasets(spec)]
+        rows = [self._columns.get(name) for name, _ in exdf.row_datasets(spec)]
+        self._places = [(column.offset, column.row_bytes) for column in rows if column is not None]
+        self._complete = len(self._places) == len(rows)
         self._first, self._count = exdf.table_index(self._columns)
         of_trains = [self._columns[f"INDEX/{name}"] for name in exdf.INDEX_KEYS]
         self._train_id, self._timestamp, self._flag, self._origin = of_trains
+        self._valid = np.ones(spec.trains, exdf.I4)  # what `flag` says of a train
+        self._time_server = np.full(spec.trains, -1, exdf.I4)  # what `origin` says of its id
 
     @property
     def can_go_on(self) -> bool:
@@ -63,9 +67,15 @@ class Segment:
 
     def write_rows(self, piece: Piece, block: Block) -> None:
         """Put the events of `piece` into their rows; nothing refers to them yet."""
+        if not self._complete:
+            raise StoreError(
+                f"a dataset of this series is missing in {self.path}, which was changed from outside"
+            )
+        fd, row = self._fd, piece.row
         with store_errors(self.path, "writing events to"):
-            for column, buffers in zip(self._rows, block.buffers(piece.start, piece.stop), strict=True):
-                write_all(self._fd, buffers, _at(column, piece.row))
+            buffers = block.buffers(piece.start, piece.stop)
+            for (offset, row_bytes), buffer in zip(self._places, buffers, strict=True):
+                write_all(fd, buffer, offset + row * row_bytes)
 
     def commit(self, piece: Piece, now_ns: int) -> None:
         """Make the events of `piece` count: the entry it extends by its count, new entries by their train
@@ -79,8 +89,8 @@ class Segment:
                 self._put(self._first, piece.entry, piece.firsts)
                 self._put(self._count, piece.entry, piece.counts)
                 self._put(self._timestamp, piece.entry, np.full(n, now_ns, exdf.U8))
-                self._put(self._flag, piece.entry, np.full(n, 1, exdf.I4))  # a valid train
-                self._put(self._origin, piece.entry, np.full(n, -1, exdf.I4))  # the time server
+                self._put(self._flag, piece.entry, self._valid[:n])
+                self._put(self._origin, piece.entry, self._time_server[:n])
                 self._put(self._train_id, piece.entry, piece.train_ids)
 
     def cut(self, lane: Lane) -> None:
@@ -184,9 +194,5 @@ def _removed_on_failure(part: Path) -> Iterator[None]:
         raise
 
 
-def _at(column: Column | None, row: int) -> int:
-    if column is None:
-        raise StoreError(
-            "a dataset of this series is missing in its open segment; the file was changed from outside"
-        )
+def _at(column: Column, row: int) -> int:
     return column.offset + row * column.row_bytes

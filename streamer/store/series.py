@@ -153,6 +153,8 @@ class Series:
         state = State.read(cursor)
         lost: list[_SegmentId] = []
         for number, lane in enumerate(state.lanes):
+            if not lane.opened:
+                continue
             if lane.is_open and self._is_removed((number, lane.sequence)):
                 lane = lane._replace(is_open=0)
             for sequence in lane.pending:
