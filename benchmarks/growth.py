@@ -207,7 +207,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _report(about: Mapping[str, Any], lines: Sequence[Line], picture: Path | None) -> None:
     hardware = about["hardware"]
     where = f"{about['date']}, commit {about['commit']}, {hardware['cpu']}, {hardware['cores']} cores"
-    print(f"{where}, load {hardware['load_before']} before; no network in the pipeline")
+    where += f", load {hardware['load_before']} before"
+    print(f"{where}; no network in the pipeline")
     print_lines(lines)
     if picture is not None:
         draw(lines, picture, where)

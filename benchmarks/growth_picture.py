@@ -5,6 +5,7 @@ own beside its colour. matplotlib is asked without pyplot: no window, no state.
 """
 
 import io
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -27,8 +28,10 @@ STYLE: Final[Any] = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-# Values that span less lie on a linear axis from zero.
-LOGARITHMIC_SPAN: Final = 8.0
+# Values that span less, a factor of eight, lie on a linear axis from zero.
+LOGARITHMIC_DECADES: Final = 0.9
+# Above it powers of ten are labels enough.
+MANY_DECADES: Final = 2.5
 
 
 def draw(lines: Sequence[Line], path: Path, where: str) -> None:
@@ -84,7 +87,7 @@ def _panel(axes: Sequence[Any], title: str, lines: Sequence[Line]) -> None:
     ]
     rate.errorbar(places, rates, spread, color=RATE, marker="D", ms=3, capsize=2, lw=1)
     _scale(cost, [line.values[stage] for line in lines for stage in STAGES])
-    _scale(rate, rates)
+    _scale(rate, [line.values[name] for line in lines for name in ("rate_low", "rate_high")])
     cost.set(ylabel="CPU us per event")
     rate.set(ylabel="events/s", xlabel=title)
     for each in axes:
@@ -93,11 +96,21 @@ def _panel(axes: Sequence[Any], title: str, lines: Sequence[Line]) -> None:
 
 
 def _scale(axes: Any, values: Sequence[float]) -> None:
-    from matplotlib.ticker import EngFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    if min(values) > 0 and max(values) / min(values) > LOGARITHMIC_SPAN:
+    decades = math.log10(max(values) / min(values)) if min(values) > 0 else 0.0
+    if decades > LOGARITHMIC_DECADES:
         axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > MANY_DECADES else (1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.set_ylim(0, 1.1 * max(values))
-    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+
+
+def _short(value: float) -> str:
+    """1500000 -> 1.5M, 20000 -> 20k, 0.1 -> 0.1."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
