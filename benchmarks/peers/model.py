@@ -52,10 +52,9 @@ def _runner(mode: str | None) -> Any:
 
     from models.bundle import load_bundle
     from models.shipped import find_bundle
-    from streamer.runner import MODES, CpuRunner
+    from streamer.runner import CpuRunner
 
     # Received bytes cannot be written, and the runner does not.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     torch.set_num_threads(1)
-    known = {m.name: m for m in MODES}
-    return CpuRunner([load_bundle(find_bundle(BUNDLE))], MAX_EVENTS, known[mode] if mode else None)
+    return CpuRunner([load_bundle(find_bundle(BUNDLE))], MAX_EVENTS, mode)
