@@ -27,6 +27,7 @@ def bare(endpoint: str, message_bytes: int, ring_bytes: int) -> Callable[[], Non
     socket.set(zmq.RCVHWM, HWM)
     socket.set(zmq.RCVTIMEO, round(TIMEOUT_S * 1e3))
     socket.connect(endpoint)
+    memory.keep_freed_memory()  # as our own stage does
     ring = memory.attach(memory.create("bench", ring_bytes))
     ring[:] = bytes(ring_bytes)  # claim the pages now
     starts = range(0, ring_bytes - message_bytes + 1, message_bytes)

@@ -1,24 +1,28 @@
-"""A detector that is never the slow one: trains built before the start, sent from their own process.
+"""A detector that is never the slow one: messages built before the start, sent from their own process.
 
     python -m benchmarks.sender '{"shape": [128, 128], "dtype": "uint16", "pulses": 32}'
 
-Karabo Bridge 2.2 over PUSH, one source with image.data, and image.pulseId where a train has several pulses (a
-camera sends none). Only the four bytes of the train id change between messages; the frames are a bank of 64
-different ones, as in the published measurement of the peers, and are never copied here. Requests:
-`{"trains": n, "rate_hz": r}` sends n trains on a clock, and is answered with the moment each was given to
-ZeroMQ, with "pulses" in trains of another length; `{"trains": null}` sends as fast as they are taken, until
-the process is stopped.
+Karabo Bridge 2.2 as a PUSH socket sends it, one source with image.data, and image.pulseId where a train
+has several pulses (a camera sends none). The bytes on the wire are built once, as ZMTP frames, and given to
+the kernel some megabytes at a time; only the four bytes of the train ids change. A PUSH socket of libzmq
+would take more processor time for a message than a receiver needs, and both share the cores.
+
+Requests: `{"trains": n, "rate_hz": r}` sends n trains on a clock, and is answered with the moment each was
+given to the kernel, with "pulses" in trains of another length; `{"trains": null}` sends as fast as they are
+taken, until the process is stopped. One receiver at a time; the next one begins with a whole message.
 """
 
+import socket
+import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
 import numpy as np
-import zmq
 
-from benchmarks.helper import options, say, serve
+from benchmarks.helper import BenchmarkError, options, say, serve
+from streamer import zmtp
 from streamer.facility.stamp import stamp
 from streamer.wire.karabo_bridge import encode
 
@@ -30,39 +34,49 @@ FIRST_TRAIN_ID: Final = 2**31
 # Different frames that are sent in turn. More would measure how fast the sender reads its own memory; data
 # of a detector come from a network card, which writes them to the cache.
 BANK_FRAMES: Final = 64
-# What may wait in front of the wire.
-QUEUE_BYTES: Final = 64 << 20
+# A receiver that is started by the harness comes within seconds.
+CONNECT_S: Final = 30.0
 
 
 class Messages:
-    """Trains 0, 1, 2 ... as the parts of their messages."""
+    """Trains 0, 1, 2 ... as they go over the wire."""
 
     def __init__(self, shape: tuple[int, ...], dtype: str, pulses: int, in_trains: bool) -> None:
         """`in_trains`: frames have an axis of pulses, and come with their ids."""
-        event_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        self.message_bytes = event_bytes * pulses
         rows = max(2, BANK_FRAMES // pulses)
         bank = _noise((rows, pulses, *shape), np.dtype(dtype))
         pulse_ids = np.arange(pulses, dtype=np.uint64)
-        arrays = {KEY: bank[0], PULSE_KEY: pulse_ids} if in_trains else {KEY: bank[0, 0]}
-        template = encode(
-            {SOURCE: arrays},
-            {SOURCE: stamp(SOURCE, FIRST_TRAIN_ID, 1_700_000_000_000_000_000)},
-        )
+        metadata = {SOURCE: stamp(SOURCE, FIRST_TRAIN_ID, 1_700_000_000_000_000_000)}
+        messages = []
+        for train in bank:
+            arrays = {KEY: train, PULSE_KEY: pulse_ids} if in_trains else {KEY: train[0]}
+            messages.append(framed([bytes(part) for part in encode({SOURCE: arrays}, metadata)]))
+        self.size_bytes = len(messages[0])
+        self.rows = rows
+        self._wire = bytearray(b"".join(messages))
         mark = b"\xce" + FIRST_TRAIN_ID.to_bytes(4, "big")
-        self._before, _, self._after = bytes(template[0]).partition(mark)
-        # Frames of ZeroMQ are counted references: sending one again copies nothing.
-        before, after = map(bytes, template[1:3]), [zmq.Frame(bytes(part)) for part in template[4:]]
-        fixed = [zmq.Frame(part) for part in before]
-        self._rest = [(*fixed, zmq.Frame(train.reshape(-1).view(np.uint8)), *after) for train in bank]
+        self._train_id_at = messages[0].index(mark) + 1
 
-    def send(self, socket: "zmq.Socket[bytes]", index: int) -> None:
-        train_id = (FIRST_TRAIN_ID + index).to_bytes(4, "big")
-        socket.send(self._before + b"\xce" + train_id + self._after, zmq.SNDMORE)
-        *parts, last = self._rest[index % len(self._rest)]
-        for part in parts:
-            socket.send(part, zmq.SNDMORE, copy=False)
-        socket.send(last, copy=False)
+    def of(self, first: int, trains: int) -> memoryview:
+        """The bytes of trains first .. first + trains, at most `rows`; valid until the next call."""
+        start = first % self.rows * self.size_bytes
+        if start + trains * self.size_bytes > len(self._wire):
+            start = 0
+        for step in range(trains):
+            at = start + step * self.size_bytes + self._train_id_at
+            struct.pack_into(">I", self._wire, at, FIRST_TRAIN_ID + first + step)
+        return memoryview(self._wire)[start : start + trains * self.size_bytes]
+
+
+def framed(parts: Sequence[bytes]) -> bytes:
+    """One multipart message as ZMTP frames."""
+    frames = []
+    for index, part in enumerate(parts):
+        more = index < len(parts) - 1
+        long = len(part) > 255
+        size = len(part).to_bytes(8 if long else 1, "big")
+        frames += [bytes([more | long << 1]), size, part]
+    return b"".join(frames)
 
 
 def _noise(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:
@@ -71,17 +85,15 @@ def _noise(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, np.d
 
 
 class Sender:
-    """One bound PUSH socket. Train ids go on from request to request."""
+    """A PUSH server of one receiver after the other. Train ids go on from request to request."""
 
     def __init__(self, shape: list[int], dtype: str, pulses: int) -> None:
         self._shape, self._dtype, self._in_trains = tuple(shape), dtype, pulses > 1
         self._messages = Messages(self._shape, dtype, pulses, self._in_trains)
-        self._socket = zmq.Context().socket(zmq.PUSH)
-        self._socket.set(zmq.SNDHWM, max(2, min(1000, QUEUE_BYTES // self._messages.message_bytes)))
-        self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.IMMEDIATE, 1)
-        self._socket.bind("tcp://127.0.0.1:0")
-        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=8)
+        self._listener.settimeout(CONNECT_S)
+        self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._receiver: socket.socket | None = None
         self._next = 0
 
     def answer(self, request: dict[str, Any]) -> Mapping[str, Any]:
@@ -89,19 +101,66 @@ class Sender:
             self._messages = Messages(self._shape, self._dtype, request["pulses"], self._in_trains)
         if request["trains"] is None:
             say({"started": True})
-            for index in count(self._next):
-                self._messages.send(self._socket, index)
+            for first in count(self._next, self._messages.rows):
+                self._give(first, self._messages.rows)
         return {"sent": self._paced(int(request["trains"]), float(request["rate_hz"]))}
 
     def _paced(self, trains: int, rate_hz: float) -> list[tuple[int, int]]:
         """(train id, CLOCK_MONOTONIC in ns before the first byte of it was given away)."""
+        self._greet_newest()
         sent, start_s = [], time.monotonic()
         for step in range(trains):
             time.sleep(max(0.0, start_s + step / rate_hz - time.monotonic()))
             sent.append((FIRST_TRAIN_ID + self._next, time.monotonic_ns()))
-            self._messages.send(self._socket, self._next)
+            self._give(self._next, 1)
             self._next += 1
         return sent
+
+    def _give(self, first: int, trains: int) -> None:
+        """Send, to the next receiver if this one has gone: it gets the whole of it."""
+        while True:
+            receiver = self._receiver or self._greet_newest()
+            try:
+                receiver.sendall(self._messages.of(first, trains))
+            except OSError:
+                receiver.close()
+                self._receiver = None
+            else:
+                return
+
+    def _greet_newest(self) -> socket.socket:
+        """The receiver that came last, after the handshake; waits for one if there is none."""
+        self._listener.settimeout(0.0 if self._receiver is not None else CONNECT_S)
+        try:
+            made, _ = self._listener.accept()
+        except (BlockingIOError, TimeoutError):
+            if self._receiver is None:
+                raise BenchmarkError(f"no receiver within {CONNECT_S:g} s") from None
+            return self._receiver
+        if self._receiver is not None:
+            self._receiver.close()
+        self._receiver = _greeted(made)
+        return self._greet_newest()
+
+
+def _greeted(receiver: socket.socket) -> socket.socket:
+    """The handshake: what the other side says is read and not judged, it is one of our contenders."""
+    receiver.settimeout(CONNECT_S)
+    receiver.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    receiver.sendall(zmtp.greeting("PUSH"))
+    _read(receiver, zmtp.GREETING_BYTES)
+    _read(receiver, _read(receiver, 2)[1])  # READY
+    return receiver
+
+
+def _read(receiver: socket.socket, size_bytes: int) -> bytes:
+    data = b""
+    while len(data) < size_bytes:
+        part = receiver.recv(size_bytes - len(data))
+        if not part:
+            raise BenchmarkError("the receiver went away during the handshake")
+        data += part
+    return data
 
 
 if __name__ == "__main__":

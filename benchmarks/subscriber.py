@@ -1,8 +1,8 @@
 """Notes when each block of verdicts arrives: a subscriber as any other, in its own process.
 
-`{"events": n, "limit_s": s}` listens until so many have come and is answered with (train id, moment, seconds) of
-each: CLOCK_MONOTONIC in ns, taken before the message is decoded, and how long before that ingest had received
-the last byte.
+`{"events": n, "limit_s": s}` listens until so many have come and is answered with (train id, moment, seconds)
+of each: CLOCK_MONOTONIC in ns, taken before the message is decoded, and how long before that ingest had
+received the last byte.
 """
 
 import time

@@ -1,38 +1,39 @@
 """A look at a live source before a run: what it sends, and what the configuration would make of it."""
 
+import select
 import time
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
-import zmq
 from rich.table import Table
 
 from streamer.assemble import absent, assemble
 from streamer.config import StreamConfig
 from streamer.errors import ConfigError, FrameError
 from streamer.plan import source_spec
-from streamer.sockets import Receiver, nothing_came
+from streamer.receiver import Receiver
+from streamer.sockets import nothing_came
 from streamer.wire.karabo_bridge import decode
-from streamer.wire.types import Train
+from streamer.wire.types import Buffer, Train
 
 # Sources listed; a facility's message can hold hundreds of slow ones.
 MAX_ROWS = 60
+# Between two looks whether the source is there.
+LOOK_S = 0.1
 
 
-def first_message(stream: StreamConfig, timeout_s: float) -> Sequence[memoryview]:
+def first_message(stream: StreamConfig, timeout_s: float) -> Sequence[Buffer]:
     """The parts of one message of the stream's source. Raises ConfigError when none comes in time."""
     source = stream.source
-    with zmq.Context() as context:
-        receiver = Receiver(context, source.socket, source.endpoint, source.max_message_bytes, 1 << 20)
-        try:
-            end_s = time.monotonic() + timeout_s
-            while time.monotonic() < end_s:
-                receiver.socket.poll(100)
-                frames = receiver.receive()
-                if frames is not None:
-                    return [memoryview(frame.bytes) for frame in frames]
-        finally:
-            receiver.close()
+    with closing(Receiver(source.socket, source.endpoint, source.max_message_bytes)) as receiver:
+        end_s = time.monotonic() + timeout_s
+        while time.monotonic() < end_s:
+            receiver.check_connection()
+            waiting = [receiver] if receiver.fileno() >= 0 else []
+            select.select(waiting, [], [], LOOK_S)
+            if (parts := receiver.receive()) is not None:
+                return parts
     raise ConfigError(f"stream {stream.name}: {nothing_came(source.endpoint, source.socket)}")
 
 

@@ -56,7 +56,7 @@ class SourceConfig(Strict):
     train_id_step: Annotated[int, Field(ge=1, le=2**31)] = 1
     """Distance of neighbouring train ids; 1 at European XFEL."""
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**40)] = 2**31
-    """A larger part of a message is refused by ZeroMQ before it is read, and the sender disconnected."""
+    """A larger message is refused before it is read, and the connection closed."""
 
     @field_validator("source")
     @classmethod

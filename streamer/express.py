@@ -59,6 +59,13 @@ class Express:
         train_id = self._train_id(parts[0], like.header)
         return None if train_id is None else like.events.again(train_id, parts[like.frames])
 
+    def expected(self, index: int, size_bytes: int) -> int:
+        """How many events part `index` will hold if the message is like the last one; 0 if it cannot be."""
+        like = self._like
+        if like is None or index != like.frames or size_bytes != like.sizes[index]:
+            return 0
+        return like.events.n
+
     def learn(self, parts: Sequence[Buffer], events: Events) -> None:
         """Remember a message that decoder and `assemble` have read, if another can be like it."""
         self._like = None

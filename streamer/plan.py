@@ -27,9 +27,9 @@ from streamer.rules import Threshold, Vocabulary
 from streamer.store.lanes import CURSOR_INTS
 from streamer.tokens import Tokens
 
-# A block of about this size: large enough that handing it over costs little beside what is done with it, small
-# enough that a network begins early and its verdicts leave early. Without a network nothing takes time, and
-# what a block costs is most of the work (docs/decisions/blocks.md).
+# A block of about this size: large enough that handing it over costs little beside what is done with it,
+# small enough that a network begins early and its verdicts leave early. Without a network nothing takes time,
+# and what a block costs is most of the work (docs/decisions/blocks.md).
 BLOCK_BYTES = 1 << 20
 BLOCK_BYTES_WITHOUT_BUNDLES = 4 << 20
 MAX_BLOCK_EVENTS = 2048
@@ -223,7 +223,7 @@ def ring_layout(stream: StreamConfig, packed: int) -> RingLayout:
 
 
 def _block_events(stream: StreamConfig, event_bytes: int) -> int:
-    """A power of two, because the batches of a GPU are; of a small ring a part that leaves it room to turn."""
+    """A power of two, because the batches of a GPU are; a small ring gets blocks with room to turn."""
     block_bytes = BLOCK_BYTES if stream.bundles else BLOCK_BYTES_WITHOUT_BUNDLES
     block_bytes = min(block_bytes, max(BLOCK_BYTES, stream.ring_bytes // (2 * MIN_SLOTS)))
     fitting = min(MAX_BLOCK_EVENTS, max(1, block_bytes // event_bytes))

@@ -141,7 +141,7 @@ class Router:
         for name in self._float_columns:
             ok = np.isfinite(table[name])
             if not np.logical_and.reduce(ok, axis=None):
-                here = ~ok.reshape(n, -1).all(axis=1)
+                here: Bools = ~np.logical_and.reduce(ok.reshape(n, -1), axis=1)
                 bad = here if bad is None else bad | here
         return bad
 

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: folders short enough for ipc sockets, and the search for leaks."""
+"""Fixtures that every test may use: short folders for ipc sockets, sockets that end, the search for leaks."""
 
 import os
 import shutil
@@ -8,8 +8,10 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import zmq
 
 # In the environment of every process that a test starts, and so of every process that those start.
 MARK = "STREAMER_TEST_MARK"
@@ -21,6 +23,26 @@ def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="st-", dir="/tmp"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+class Keeping(zmq.Context):
+    """Holds its sockets, so that none is collected unclosed; destroy closes them."""
+
+    kept: ClassVar[list[zmq.Socket]] = []
+
+    def socket(self, *arguments: Any, **more: Any) -> zmq.Socket:
+        made = super().socket(*arguments, **more)
+        self.kept.append(made)
+        return made
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context]:
+    """One of ZeroMQ whose sockets end with the test."""
+    context = Keeping()
+    yield context
+    context.destroy(linger=0)
+    Keeping.kept.clear()
 
 
 def marked(mark: str) -> list[int]:

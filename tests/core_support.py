@@ -22,7 +22,7 @@ from models.bundle import save_bundle
 from models.manifest import Column, Manifest
 from models.networks.ednn import EDNN
 from models.preprocess import Preprocess
-from streamer import ids, ledger, memory, ring, slots
+from streamer import filling, ids, ledger, memory, ring, slots, tokens
 from streamer import inference as inference_stage
 from streamer import ingest as ingest_stage
 from streamer import sink as sink_stage
@@ -177,7 +177,8 @@ class Killed(BaseException):
 
 
 _WATCHED = {
-    module.__file__ for module in (ingest_stage, inference_stage, sink_stage, ring, ids, ledger, slots)
+    module.__file__
+    for module in (ingest_stage, filling, inference_stage, sink_stage, ring, ids, ledger, slots, tokens)
 }
 
 
@@ -208,8 +209,19 @@ def killed_at(line: int, work: Callable[[], object]) -> bool:
 def take(ingest: Ingest, *messages: Sequence[bytes | memoryview]) -> None:
     """Messages that came back to back, and ingest's handing on of what they filled."""
     for parts in messages:
-        ingest.message([zmq.Frame(bytes(part)) for part in parts])
-    ingest.hand_on()
+        come(ingest, parts)
+    ingest.filling.hand_on()
+
+
+def come(ingest: Ingest, parts: Sequence[bytes | memoryview]) -> None:
+    """One message, received as the connection does: a part for which there is a place lies there."""
+    received: list[bytes | memoryview] = []
+    for index, part in enumerate(parts):
+        place = ingest.place(index, len(part))
+        if place is not None:
+            place[:] = part
+        received.append(bytes(part) if place is None else place)
+    ingest.message(received)
 
 
 def until(true: Any, patience_s: float = PATIENCE_S) -> None:
@@ -231,8 +243,8 @@ def drain(ingest: Ingest, inference: Inference, sink: Sink) -> None:
 
     def back() -> bool:
         turn(inference, sink)
-        ingest.slots.look()
-        return not ingest.slots.lent
+        ingest.filling.slots.look()
+        return not ingest.filling.slots.lent
 
     until(back)
 
@@ -242,7 +254,6 @@ def close(stage: Any) -> None:
     context = None
     receiver = getattr(stage, "receiver", None)
     if receiver is not None:
-        context = receiver.socket.context
         receiver.close()
     publisher = getattr(stage, "publisher", None)
     if publisher is not None:
@@ -255,10 +266,11 @@ def close(stage: Any) -> None:
     if archive is not None:
         for series in archive._series:
             series.release()
-    for name in ("to_inference", "to_sink", "to_ingest", "tokens", "freed"):
-        tokens = getattr(stage, name, None)
-        if tokens is not None:
-            tokens.close()
+    for holder in (stage, getattr(stage, "filling", None)):
+        for name in ("to_inference", "to_sink", "to_ingest", "tokens", "freed"):
+            end = getattr(holder, name, None)
+            if end is not None:
+                end.close()
     if context is not None:
         context.destroy(linger=0)
 
@@ -266,7 +278,7 @@ def close(stage: Any) -> None:
 @contextmanager
 def quick() -> Iterator[None]:
     """Loops that look around after 1 ms without work instead of 100, and signals as they were afterwards."""
-    modules = (ingest_stage, inference_stage, sink_stage)
+    modules = (ingest_stage, filling, inference_stage, sink_stage)
     idle_ms = [module.IDLE_MS for module in modules]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for module in modules:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 from core_support import (
     KEY,
     POINTS,
@@ -53,7 +54,7 @@ def wide(train_id: int, pulses: int) -> list[bytes | memoryview]:
 def free_slots(ingest: Ingest) -> int:
     """Takes them all."""
     count = 0
-    while ingest.slots.take() is not None:
+    while ingest.filling.slots.take() is not None:
         count += 1
     return count
 
@@ -268,11 +269,11 @@ def test_a_slot_whose_token_died_with_the_sink_comes_back(stream: Line) -> None:
     take(ingest, message(1, 2))
     ((slot, _),) = stream.shared.ring.left_in(READY)
     stream.shared.ring.state[slot] = FREE  # the sink did this and died before it sent the token
-    ingest.slots.reclaim()
-    assert ingest.slots.lent
-    ingest.slots.look()
-    assert not ingest.slots.lent
-    assert ingest.slots.at_inference == 0
+    ingest.filling.slots.reclaim()
+    assert ingest.filling.slots.lent
+    ingest.filling.slots.look()
+    assert not ingest.filling.slots.lent
+    assert ingest.filling.slots.at_inference == 0
     assert free_slots(ingest) == stream.shared.ring.layout.slots
 
 
@@ -281,10 +282,10 @@ def test_a_token_that_comes_twice_frees_a_slot_once(stream: Line) -> None:
     take(ingest, message(1, 2))
     ((slot, seq),) = stream.shared.ring.left_in(READY)
     stream.shared.ring.state[slot] = FREE
-    ingest.slots.look()
+    ingest.filling.slots.look()
     with stream.spec.tokens("ingest") as sink:
         sink.send((slot, seq), (slot, seq))
-    ingest.slots.reclaim()
+    ingest.filling.slots.reclaim()
     assert free_slots(ingest) == stream.shared.ring.layout.slots
 
 
@@ -317,10 +318,11 @@ def test_the_table_of_seen_pulses_survives_a_crash(stream: Line) -> None:
 
 def test_messages_come_over_the_socket(stream: Line) -> None:
     ingest = stream.ingest()
+    until(lambda: ingest.wait(10) or stream.source.poll(0, zmq.POLLOUT))
     stream.source.send_multipart(message(1, 3))
 
     def came() -> bool:
-        ingest.receiver.socket.poll(10)
+        ingest.wait(10)
         ingest.read_waiting()
         return stream.ledger().received == 3
 

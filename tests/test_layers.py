@@ -19,10 +19,11 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "log memory ledger fields",
         "metrics ids",
         "wire express assemble align attach ring batching rules routing results columns sockets tokens slots "
-        "config",
+        "zmtp receiver config",
         "store publish runner client facility",
         "plan versions bundles archive finished",
         "stage check control watch",
+        "filling",
         "ingest inference sink supervisor",
         "pipeline",
         "demo foreground",

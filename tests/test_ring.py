@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import zmq
-from core_support import POINTS, config_text, drain, killed_at, line, message, take
+from core_support import POINTS, come, config_text, drain, killed_at, line, message, take
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -180,11 +179,11 @@ class StreamUnderFire(RuleBasedStateMachine):
 
     @rule(die_at=st.none() | st.integers(1, 250))
     def a_train_comes_and_its_block_is_kept_open(self, die_at: int | None) -> None:
-        parts = [zmq.Frame(bytes(part)) for part in self.next_train()]
+        parts = self.next_train()
 
         def work() -> None:
-            self.ingest.message(parts)
-            self.ingest.commit()
+            come(self.ingest, parts)
+            self.ingest.filling.commit()
 
         self.act("ingest", work, die_at)
 
@@ -202,7 +201,7 @@ class StreamUnderFire(RuleBasedStateMachine):
 
     @rule(die_at=st.none() | st.integers(1, 30))
     def ingest_reclaims(self, die_at: int | None) -> None:
-        self.act("ingest", self.ingest.slots.look, die_at)
+        self.act("ingest", self.ingest.filling.slots.look, die_at)
 
     @rule(name=st.sampled_from(["ingest", "inference", "sink"]), die_at=st.integers(1, 80))
     def a_stage_dies_and_its_successor_too(self, name: str, die_at: int) -> None:
@@ -243,7 +242,7 @@ class StreamUnderFire(RuleBasedStateMachine):
         assert len(events) + ledger.shed["ring_full"] == ledger.received
         assert ledger.received + ledger.missing_upstream == self.train_id * PULSES
         assert set(self.line.states()) == {FREE}
-        free = [self.ingest.slots.take() for _ in range(self.line.shared.ring.layout.slots)]
+        free = [self.ingest.filling.slots.take() for _ in range(self.line.shared.ring.layout.slots)]
         assert None not in free, "a slot was lost"
 
 

@@ -199,8 +199,8 @@ def test_killed_at_any_line_it_counts_and_stores_every_event_once(
     assert (ledger.received, ledger.outcomes, ledger.closed) == (12, 12, True)
     assert stored(folder) == [(t, p) for t in (1, 2, 3) for p in range(4)]
     assert stored(folder, "low") == [(t, p) for t in (1, 2, 3) for p in range(2)]
-    ingest.slots.look()
-    assert not ingest.slots.lent
+    ingest.filling.slots.look()
+    assert not ingest.filling.slots.lent
 
 
 @pytest.mark.parametrize("line_of_death", range(1, 150, 12))
