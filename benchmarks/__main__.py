@@ -1,7 +1,7 @@
 """python -m benchmarks: every row once, one table, one file.
 
 --quick          one short repeat of every row: proves that they run, measures nothing
---only ROW       ingest, events, null or latency; may be given several times
+--only ROW       floors, ingest, events, null or latency; may be given several times
 --repeats N      turns of all contenders (5)
 --seconds S      measuring time of one contender in one turn (2)
 --output FOLDER  where the file goes (benchmarks/results; --quick writes none unless this is given)
@@ -15,12 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from benchmarks import events, ingest, latency
+from benchmarks import events, floors, ingest, latency
 from benchmarks.config import Options
 from benchmarks.helper import ROOT
 from benchmarks.table import Line, header, print_lines, write
 
 ROWS: Final[dict[str, Callable[[Options], Iterator[Line]]]] = {
+    "floors": floors.rows,
     "ingest": ingest.rows,
     "events": events.rows,
     "null": events.null_rows,

@@ -20,7 +20,6 @@ import zmq
 
 from benchmarks.helper import BenchmarkError, options, say, serve
 from benchmarks.receivers import TIMEOUT_S, measure
-from benchmarks.sender import QUEUE_BYTES
 from streamer import memory
 
 # As the ring of the pipelines that are measured beside it.
@@ -31,6 +30,8 @@ WALK_BYTES: Final = 512 << 20
 # network card would put them; with more the sender's memory would be measured.
 BANK_BYTES: Final = 2 << 20
 BANK_ROWS: Final = 64
+# What may wait in front of the wire.
+QUEUE_BYTES: Final = 64 << 20
 # Beyond it a queue of small messages hides nothing more; ZeroMQ's own default.
 MAX_HWM: Final = 1000
 # One look at the clock for so many bytes copied: some 100 us, beside which it costs nothing.

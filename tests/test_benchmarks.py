@@ -15,7 +15,7 @@ import zmq
 from benchmarks.helper import ROOT, BenchmarkError, Helper, cpu_s, wait_until
 from benchmarks.models import HEADLINES
 from benchmarks.receivers import FRAMES_PART
-from benchmarks.sender import FIRST_TRAIN_ID, KEY, PULSE_KEY, SOURCE, Messages
+from benchmarks.sender import FIRST_TRAIN_ID, KEY, PULSE_KEY, SOURCE
 from benchmarks.table import measured, ratio
 from models.manifest import read_manifest
 from models.shipped import find_bundle, shipped_names
@@ -38,6 +38,7 @@ def test_a_quick_run_prints_every_row_and_writes_the_file(folder: Path) -> None:
     rows = {line["row"] for line in found["lines"]}
     assert {"ingest 33 kB", "ingest 67 MB"} <= rows
     assert {"CPU beyond the model", "latency, 120 Hz x 1", "latency, 10 Hz x 64"} <= rows
+    assert {"floor: messages of 2.56 kB", "floor: messages of 8 MiB"} <= rows
     assert sum(row.startswith("no model") for row in rows) == 2
     assert all(row in done.stdout for row in rows)
     assert found["hardware"]["cores"] == len(os.sched_getaffinity(0))
@@ -66,18 +67,16 @@ def test_the_table_of_bundles_streams_one_and_knows_its_scores() -> None:
         assert set(HEADLINES[known.kind]) <= set(known.scores["test"]), name
 
 
-def test_prebuilt_messages_differ_in_the_train_id_only() -> None:
-    messages, context = Messages((4, 8), "uint16", 3), zmq.Context()
-    with context, context.socket(zmq.PUSH) as push, context.socket(zmq.PULL) as pull:
-        push.bind("inproc://messages")
-        pull.connect("inproc://messages")
-        trains = []
-        for index in (0, 77_000):
-            messages.send(push, index)
-            parts = pull.recv_multipart()
-            trains.append(decode(parts))
-            assert len(parts[FRAMES_PART]) == messages.message_bytes == 4 * 8 * 2 * 3
-    assert [train.train_id(SOURCE) for train in trains] == [FIRST_TRAIN_ID, FIRST_TRAIN_ID + 77_000]
+def test_prebuilt_messages_differ_in_the_train_id_only(context: zmq.Context) -> None:
+    """As ZeroMQ's own client receives them."""
+    sender = {"shape": [4, 8], "dtype": "uint16", "pulses": 3}
+    with Helper("benchmarks.sender", sender) as helper, context.socket(zmq.PULL) as pull:
+        pull.connect(helper.hello["endpoint"])
+        assert len(helper.ask({"trains": 50, "rate_hz": 1000.0})["sent"]) == 50
+        messages = [pull.recv_multipart() for _ in range(50)]
+    trains = [decode(parts) for parts in messages]
+    assert [train.train_id(SOURCE) for train in trains] == [FIRST_TRAIN_ID + step for step in range(50)]
+    assert {len(parts[FRAMES_PART]) for parts in messages} == {4 * 8 * 2 * 3}
     for train in trains:
         arrays = train.sources[SOURCE].arrays
         assert (arrays[KEY].shape, arrays[KEY].dtype) == ((3, 4, 8), np.dtype("u2"))

@@ -166,7 +166,7 @@ def test_a_full_disk_is_counted_and_the_stream_goes_on(folder: Path) -> None:
 
 def test_unclassified_blocks_go_to_failopen(stream: Line, folder: Path) -> None:
     ingest, sink = stream.ingest(), stream.sink()
-    ingest.inference_limit = 0
+    ingest.filling.inference_limit = 0
     take(ingest, message(1, 3))
     assert stream.shared.ring.left_in(DONE)
     until(lambda: sink.step() or stream.ledger().in_flight == 0)
@@ -229,8 +229,8 @@ def test_killed_at_any_line_of_several_blocks_it_counts_and_stores_every_event_o
     events = [(t, p) for t in range(1, 7) for p in range(8 if t < 6 else 4)]
     assert stored(folder) == events
     assert stored(folder, "low") == [event for event in events if event[1] < 2]
-    ingest.slots.look()
-    assert not ingest.slots.lent
+    ingest.filling.slots.look()
+    assert not ingest.filling.slots.lent
 
 
 def test_blocks_that_wait_together_are_one_message_and_keep_their_own_frames(folder: Path) -> None:
