@@ -10,7 +10,7 @@ that answered.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,20 +24,30 @@ from streamer.tokens import Token
 # Enough that the fixed cost is small beside that of the events, few enough to be done in some ms.
 MAX_BLOCKS: Final = 32
 MAX_EVENTS: Final = 4096
+# Columns of the ring that leave as they are, in the order in which they do.
+_PER_EVENT: Final = ("train_id", "pulse_id", "verdict", "reason", "route", "flags", "missing_modules")
 _OVERLOAD: Final = failopen_code("overload")
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Blocks of consecutive numbers, in order. First axis of every array: event."""
+class Group(NamedTuple):
+    """Blocks of consecutive numbers that go together, in order."""
 
-    tokens: Sequence[Token]
+    tokens: list[Token]
+    sizes: list[int]
+    """Events of each."""
     made_by: bytes
     """SHA-256 of the bundles that answered, 32 bytes each; none if no model did."""
     overloaded: bool
     """They came straight from ingest: their verdicts are still to be published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What is known of the events of a group. First axis of every array: event."""
+
+    group: Group
     columns: dict[str, Array]
-    """Ids, verdict and results of each event; contiguous, and views of the slots where they can be."""
+    """Ids, verdict and results; contiguous, and views of the slot if it is one block."""
     frames: Array
     """All frames of the ring, one after the other."""
     frame_at: npt.NDArray[np.intp]
@@ -56,80 +66,84 @@ class Reader:
     def __init__(self, ring: Ring, columns: Sequence[Column], attached: Sequence[str]) -> None:
         self._ring, self._columns, self._attached = ring, columns, attached
         self._sha256 = ring.header["sha256"]
-        self._all_frames = ring.frames.reshape(-1, *ring.layout.event_shape)
+        # Every slot's rows one after the other: one index takes those of several blocks from a column.
+        rows = ring.layout.slots * ring.layout.events
+        self._flat = {name: getattr(ring, name).reshape(rows) for name in _PER_EVENT}
+        self._flat_attached = ring.attached.reshape(rows, ring.layout.attached)
+        self._flat_packed = ring.packed.reshape(rows, ring.layout.packed)
+        self._flat_frames = ring.frames.reshape(rows, *ring.layout.event_shape)
 
-    def groups(self, tokens: Iterable[Token]) -> Iterator[list[Token]]:
+    # --- which go together --------------------------------------------------------------------------
+
+    def groups(self, tokens: Iterable[Token]) -> Iterator[Group]:
         """Tokens of blocks that go together. Leaves echoes out: ask for the next when the last is done."""
         waiting = deque(tokens)
         while waiting:
-            group = [waiting.popleft()]
-            if self._ring.holds(*group[0], DONE):
-                self._join(group, waiting)
-                yield group
+            token = waiting.popleft()
+            if self._ring.holds(*token, DONE):
+                yield self._join(token, waiting)
 
-    def _join(self, group: list[Token], waiting: deque[Token]) -> None:
-        """Move to `group` what follows it."""
-        kind, events = self._kind(group[0][0]), self._events(group[0])
-        while waiting and len(group) < MAX_BLOCKS and self._follows(group[-1], waiting[0]):
-            events += self._events(waiting[0])
-            if events > MAX_EVENTS or self._kind(waiting[0][0]) != kind:
-                return
-            group.append(waiting.popleft())
+    def _join(self, first: Token, waiting: deque[Token]) -> Group:
+        """The group of `first` and of those that follow it, which leave `waiting`."""
+        block = self._look(first[0])
+        group = Group([first], [block.n], block.made_by, block.overloaded)
+        events = block.n
+        while waiting and len(group.tokens) < MAX_BLOCKS:
+            token, before = waiting[0], block
+            if token[1] != group.tokens[-1][1] + 1 or not self._ring.holds(*token, DONE):
+                break
+            block = self._look(token[0])
+            events += block.n
+            if events > MAX_EVENTS or not block.may_follow(before):
+                break
+            group.tokens.append(waiting.popleft())
+            group.sizes.append(block.n)
+        return group
 
-    def _follows(self, last: Token, token: Token) -> bool:
-        """The number after `last`, and no train before the last one: an append takes trains in order."""
-        if token[1] != last[1] + 1 or not self._ring.holds(*token, DONE):
-            return False
-        train_id, before = self._ring.train_id, self._events(last)
-        some = before and self._events(token)
-        return bool(some and train_id[last[0], before - 1] <= train_id[token[0], 0])
-
-    def _events(self, token: Token) -> int:
-        return int(self._ring.n[token[0]])
-
-    def _kind(self, slot: int) -> tuple[bytes, bool]:
-        """What must be equal for blocks to go together: see Finished.made_by and .overloaded."""
+    def _look(self, slot: int) -> "_Block":
         ring = self._ring
+        n, train_id = int(ring.n[slot]), ring.train_id[slot]
         made_by = self._sha256[slot, : ring.bundles[slot]].tobytes()
-        return made_by, bool(ring.n[slot]) and int(ring.reason[slot, 0]) == _OVERLOAD
+        overloaded = bool(n) and int(ring.reason[slot, 0]) == _OVERLOAD
+        return _Block(n, made_by, overloaded, int(train_id[0]), int(train_id[n - 1]))
 
-    def read(self, tokens: Sequence[Token]) -> Finished:
-        """The blocks of one group."""
-        ring, places = self._ring, [(slot, self._events((slot, seq))) for slot, seq in tokens]
-        made_by, overloaded = self._kind(places[0][0])
-        received_at_s = [float(ring.received_at_s[slot]) for slot, _ in places]
-        columns = {
-            "train_id": _joined(ring.train_id, places),
-            "pulse_id": _joined(ring.pulse_id, places),
-            "verdict": _joined(ring.verdict, places),
-            "reason": _joined(ring.reason, places),
-            "route": _joined(ring.route, places),
-            "flags": _joined(ring.flags, places),
-            "missing_modules": _joined(ring.missing_modules, places),
-            "received_at": np.repeat(received_at_s, [n for _, n in places]),
-        }
+    # --- what is known of them ----------------------------------------------------------------------
+
+    def read(self, group: Group) -> Finished:
+        """The events of one group."""
+        slots = [slot for slot, _ in group.tokens]
+        at = self._places(slots, group.sizes)
+        # Of one block views; an index copies.
+        where = slice(int(at[0]), int(at[0]) + len(at)) if len(slots) == 1 and len(at) else at
+        columns = {name: flat[where] for name, flat in self._flat.items()}
+        columns["received_at"] = np.repeat(self._ring.received_at_s[slots], group.sizes)
         if self._attached:
-            attached = np.ascontiguousarray(_joined(ring.attached, places).T)
+            attached = np.ascontiguousarray(self._flat_attached[where].T)
             columns |= zip(self._attached, attached, strict=True)
-        columns |= typed(split(_joined(ring.packed, places), self._columns), self._columns)
-        return Finished(
-            tokens=tokens,
-            made_by=made_by,
-            overloaded=overloaded,
-            columns=columns,
-            frames=self._all_frames,
-            frame_at=self._frame_at(places),
-            received_at_s=received_at_s[0],
-        )
+        columns |= typed(split(self._flat_packed[where], self._columns), self._columns)
+        received_at_s = float(self._ring.received_at_s[slots[0]])
+        return Finished(group, columns, self._flat_frames, at, received_at_s)
 
-    def _frame_at(self, places: Sequence[tuple[int, int]]) -> npt.NDArray[np.intp]:
+    def _places(self, slots: Sequence[int], sizes: Sequence[int]) -> npt.NDArray[np.intp]:
+        """Where the events are among all of the ring."""
         size = self._ring.layout.events
-        return np.concatenate([np.arange(slot * size, slot * size + n) for slot, n in places])
+        if len(slots) == 1:
+            return np.arange(slots[0] * size, slots[0] * size + sizes[0])
+        ends = np.cumsum(sizes)
+        shifts: npt.NDArray[np.intp] = np.repeat(np.multiply(slots, size) - ends + sizes, sizes)
+        return shifts + np.arange(ends[-1])
 
 
-def _joined(array: Array, places: Sequence[tuple[int, int]]) -> Array:
-    """The first n rows of some slots of `array` [slots, events, ...]: a view if it is one slot."""
-    if len(places) == 1:
-        slot, n = places[0]
-        return array[slot, :n]
-    return np.concatenate([array[slot, :n] for slot, n in places])
+class _Block(NamedTuple):
+    """What decides which blocks go together; the trains are those of its first and last event."""
+
+    n: int
+    made_by: bytes
+    overloaded: bool
+    first_train: int
+    last_train: int
+
+    def may_follow(self, other: "_Block") -> bool:
+        """An append takes trains in order; an empty block has none."""
+        same = self.made_by == other.made_by and self.overloaded == other.overloaded
+        return same and self.n > 0 and other.n > 0 and other.last_train <= self.first_train

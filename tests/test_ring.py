@@ -122,7 +122,7 @@ class Recorder(Sink):
 
     def _count(self, done: Finished, series: Any, failed: dict[str, str]) -> None:
         super()._count(done, series, failed)
-        for slot, seq in done.tokens:
+        for slot, seq in done.group.tokens:
             n = int(self.ring.n[slot])
             both = self.ring.train_id[slot, :n].tolist(), self.ring.pulse_id[slot, :n].tolist()
             ids = list(zip(*both, strict=True))
