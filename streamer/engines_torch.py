@@ -4,7 +4,8 @@ An engine runs all networks of a stream on a CPU. Other libraries are in modules
 (`engines_openvino`), the choice among them in `engines`. B batch, R packed width.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -17,6 +18,13 @@ Packed = npt.NDArray[np.float32]
 
 # The plain engine, first, and the same in bfloat16.
 MODES: Final = ("float32, channels last", "bfloat16, channels last")
+
+
+def engine_clock() -> Callable[[], float]:
+    """The clock to time an engine with, s. With one thread the processor time of that thread: all engines
+    work in the caller's, and whatever else the machine does then counts less.
+    """
+    return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 class Engine(Protocol):
