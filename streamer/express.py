@@ -22,17 +22,17 @@ from streamer.wire.types import TRAIN_ID_END, Buffer, Limits
 MAX_HEADER_BYTES: Final = 512
 # All that is compared: 2700 pulse ids are 22 kB. Comparing more than this could cost more than reading.
 MAX_COMPARED_BYTES: Final = 64 * 1024
-ANY_SIZE: Final = -1
 
 
 @dataclass(slots=True)
 class _Likeness:
     """What a message must be to give the same events but for the train id and the frames."""
 
-    sizes: list[int]  # bytes of each part
-    same: list[tuple[int, bytes]]  # parts by number, with their content
-    header: dict[str, Any]  # of part 0, without what changes
+    count: int  # of parts
     frames: int  # number of the part that holds them
+    frames_bytes: int
+    same: list[tuple[int, bytes]]  # all other parts but the first, with their content
+    header: dict[str, Any]  # of part 0, without what changes
     events: Events
 
 
@@ -48,11 +48,8 @@ class Express:
     def read(self, parts: Sequence[Buffer]) -> Events | None:
         """The events of a message that is like the one learned last, else None. Parts as for the decoder."""
         like = self._like
-        if like is None or len(parts) != len(like.sizes):
+        if like is None or len(parts) != like.count or len(parts[like.frames]) != like.frames_bytes:
             return None
-        for part, size_bytes in zip(parts, like.sizes, strict=True):
-            if len(part) != size_bytes and size_bytes != ANY_SIZE:
-                return None
         for index, content in like.same:
             if bytes(parts[index]) != content:
                 return None
@@ -62,7 +59,7 @@ class Express:
     def expected(self, index: int, size_bytes: int) -> int:
         """How many events part `index` will hold if the message is like the last one; 0 if it cannot be."""
         like = self._like
-        if like is None or index != like.frames or size_bytes != like.sizes[index]:
+        if like is None or index != like.frames or size_bytes != like.frames_bytes:
             return 0
         return like.events.n
 
@@ -84,8 +81,8 @@ class Express:
         if sum(len(parts[i]) for i in others) > MAX_COMPARED_BYTES:
             return None
         same = [(i, bytes(parts[i])) for i in others]
-        sizes = [ANY_SIZE, *map(len, parts[1:])]
-        return _Likeness(sizes, same, _fixed(header), frames[0], events.again(0, b""))
+        frames_bytes = len(parts[frames[0]])
+        return _Likeness(len(parts), frames[0], frames_bytes, same, _fixed(header), events.again(0, b""))
 
     def _header(self, part: Buffer) -> dict[str, Any] | None:
         """The header of a source's properties with its metadata, as version 2.2 has it; None for another."""

@@ -9,6 +9,7 @@ kill -9 catches before that never was, and shows as a gap in the ids.
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,7 @@ from streamer.slots import Slots
 from streamer.stage import IDLE_MS, Stage
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """When the last byte of a message had come: CLOCK_MONOTONIC, and unix time."""
 
     at_ns: int

@@ -230,7 +230,9 @@ class Inference:
         return dict(zip(self.attached, rows.T, strict=True))
 
     def _ids(self, blocks: Sequence[Waiting]) -> tuple[Ids, Ids]:
-        ring = self.ring
+        ring, (first, *others) = self.ring, blocks
+        if not others:
+            return ring.train_id[first.slot, : first.events], ring.pulse_id[first.slot, : first.events]
         train_id = np.concatenate([ring.train_id[b.slot, : b.events] for b in blocks])
         pulse_id = np.concatenate([ring.pulse_id[b.slot, : b.events] for b in blocks])
         return train_id, pulse_id

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from streamer import memory
 from streamer.assemble import Events, absent, assemble
@@ -172,7 +173,8 @@ class Ingest:
         self._count(events, arrival)
         if arrival.late:
             events.mark(FLAG_OUT_OF_ORDER)
-        for start, stop in _runs(arrival, events.n):
+        runs = [(0, events.n)] if arrival.fresh is None else _runs(arrival.fresh)
+        for start, stop in runs:
             self.filling.store(events, start, stop, received)
         if not events.n:
             self.filling.commit()
@@ -190,11 +192,9 @@ class Ingest:
             self.values[self.at["out_of_order"]] += events.n - again
 
 
-def _runs(arrival: Arrival, n: int) -> list[tuple[int, int]]:
-    """Stretches of events to store: all of them, or those not seen before."""
-    if arrival.fresh is None:
-        return [(0, n)] if n else []
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], arrival.fresh.view(np.int8), [0]))))
+def _runs(fresh: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Stretches of events that were not seen before."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], fresh.view(np.int8), [0]))))
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 

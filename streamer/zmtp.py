@@ -103,77 +103,70 @@ class MessageReader:
         if self._part is not None:
             if self._have < len(self._part):
                 return None
-            if self._add(self._part, self._more):
+            self._parts.append(self._part)
+            self._part = None
+            if not self._more:
                 return self._whole()
         if not self._greeted and not self._read_greeting():
             return None
-        while (frame := self._frame()) is not None:
-            flags, size_bytes, start = frame
-            there = self._end - start
-            if flags & _COMMAND:
-                if there < size_bytes:
-                    return None
-                self._start = start + size_bytes
-                self._obey(bytes(self._view[start : self._start]))
-            elif size_bytes < PLACED_BYTES:
-                if there < size_bytes:
-                    return None
-                self._start = start + size_bytes
-                if self._add(bytes(self._view[start : self._start]), bool(flags & _MORE)):
-                    return self._whole()
-            elif self._begin(size_bytes, start, bool(flags & _MORE)):
-                return self._whole()
-            elif self._part is not None:
+        stage, end = self._stage, self._end
+        while (there := end - self._start) >= 2:  # in one function: a call for each frame costs as much again
+            start = self._start
+            flags = stage[start]
+            if not flags & _LONG:
+                size_bytes, start, there = stage[start + 1], start + 2, there - 2
+            elif there < 9:
                 return None
+            else:
+                (size_bytes,), start, there = _size_of(stage, start + 1), start + 9, there - 9
+            self._check(flags, size_bytes)
+            if size_bytes >= PLACED_BYTES:
+                whole = self._begin(size_bytes, start, flags)
+            elif there < size_bytes:
+                return None
+            else:
+                whole = True
+                self._start = start + size_bytes
+                part = bytes(self._view[start : self._start])
+                if flags & _COMMAND:
+                    self._obey(part)
+                    continue
+                self._parts.append(part)
+                self._message_bytes += size_bytes
+            if not whole:
+                return None
+            if not flags & _MORE:
+                return self._whole()
         return None
 
     # --- frames -------------------------------------------------------------------------------------
 
-    def _frame(self) -> tuple[int, int, int] | None:
-        """Flags and size of the next frame, and where its payload begins in the stage."""
-        start, stage = self._start, self._stage
-        there = self._end - start
-        if there < 2:
-            return None
-        flags = stage[start]
-        if not flags & _LONG:
-            size_bytes, start = stage[start + 1], start + 2
-        elif there < 9:
-            return None
-        else:
-            (size_bytes,), start = _size_of(stage, start + 1), start + 9
-        if flags > (_MORE | _LONG | _COMMAND) or (flags & _COMMAND and size_bytes >= PLACED_BYTES):
+    def _check(self, flags: int, size_bytes: int) -> None:
+        """Raises ZmtpError for a frame that must not come, before anything is made of it."""
+        if flags & _COMMAND and (flags & _MORE or size_bytes >= PLACED_BYTES) or flags > _COMMAND | _LONG:
             raise ZmtpError(f"a frame with flags 0x{flags:02x} of {size_bytes} bytes is none of ZMTP 3")
-        if not flags & _COMMAND and not self.ready:
+        if not self.ready and not flags & _COMMAND:
             raise ZmtpError("a message before READY")
-        if self._message_bytes + size_bytes > self._max_bytes:
+        if self._message_bytes + size_bytes > self._max_bytes or len(self._parts) == MAX_PARTS:
             raise ZmtpError(
-                f"a message above source.max_message_bytes = {self._max_bytes}: "
-                f"{self._message_bytes + size_bytes} bytes in {len(self._parts) + 1} parts"
+                f"a message of {len(self._parts) + 1} parts, {self._message_bytes + size_bytes} bytes or more; "
+                f"the most are {MAX_PARTS} parts and source.max_message_bytes = {self._max_bytes}"
             )
-        return flags, size_bytes, start
 
-    def _begin(self, size_bytes: int, start: int, more: bool) -> bool:
-        """A large part: take what is there of it. True if the message ends with it."""
+    def _begin(self, size_bytes: int, start: int, flags: int) -> bool:
+        """A large part: take what is there of it. False if that is not all."""
         part = self._place(len(self._parts) - (self._kind == "REQ"), size_bytes)
         if part is None:
             part = np.empty(size_bytes, np.uint8).data  # not bytearray, which writes zeros first
         have = min(self._end - start, size_bytes)
         part[:have] = self._view[start : start + have]
         self._start = start + have
-        if have == size_bytes:
-            return self._add(part, more)
-        self._part, self._have, self._more = part, have, more
-        return False
-
-    def _add(self, part: Buffer, more: bool) -> bool:
-        """One more part; True if it was the last."""
-        self._part = None
+        self._message_bytes += size_bytes
+        if have < size_bytes:
+            self._part, self._have, self._more = part, have, bool(flags & _MORE)
+            return False
         self._parts.append(part)
-        self._message_bytes += len(part)
-        if len(self._parts) > MAX_PARTS:
-            raise ZmtpError(f"a message of more than {MAX_PARTS} parts")
-        return not more
+        return True
 
     def _whole(self) -> list[Buffer]:
         parts, self._parts, self._message_bytes = self._parts, [], 0
