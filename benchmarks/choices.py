@@ -116,7 +116,9 @@ def _contender(name: str, engine: str, make: Callable[[Bundle, Array], dict[int,
     bundle = load_bundle(SHIPPED / name)
     raw, start_s = bundle.golden_input.numpy(), time.perf_counter()
     try:
-        runs = make(bundle, raw)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # compilers and exporters warn of what they are about to lose
+            runs = make(bundle, raw)
     except Exception as error:  # an engine that cannot run this network is a result
         print(f"{name:17s} {engine:26s} refused: {' '.join(str(error).split())[:110]}", flush=True)
         return
@@ -159,8 +161,7 @@ def _onnx(bundle: Bundle, raw: Array) -> dict[int, Run]:
     runs: dict[int, Run] = {}
     for n in CPU_BATCHES:
         example = torch.from_numpy(_events(raw, n).astype(np.float32))
-        with tempfile.NamedTemporaryFile(suffix=".onnx") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
             with torch.inference_mode(), Rewritten():
                 traced = torch.jit.freeze(torch.jit.trace(networks, (example,), check_trace=False))
             torch.onnx.export(traced, (example,), file.name, dynamo=False, opset_version=ONNX_OPSET)

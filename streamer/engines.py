@@ -139,7 +139,7 @@ def _trial(engine: Engine, bundle: Bundle, full: int) -> Trial:
 
 def _rate_hz(engine: Engine, bundle: Bundle, n: int) -> float:
     """Events per second in batches of n."""
-    raw = bundle.golden_input.numpy().astype(np.float32)
+    raw = bundle.golden_input.numpy()
     events = np.resize(raw, (n, *raw.shape[1:]))
     return n / _best_s(lambda: engine.run(events))
 
@@ -171,7 +171,7 @@ def check(engine: Engine, plain: Engine, bundles: Sequence[Bundle]) -> None:
         columns = slice(start, start + bundle.manifest.packed_width)
 
         def part(raw: Tensor, columns: slice = columns) -> Tensor:
-            return torch.from_numpy(engine.run(raw.numpy().astype(np.float32))[:, columns])
+            return torch.from_numpy(engine.run(raw.numpy())[:, columns])
 
         verify_golden(bundle, part, tolerance, f"{bundle.manifest.name} in {engine.name}")
         start = columns.stop

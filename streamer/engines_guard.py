@@ -34,7 +34,7 @@ class Guarded:
         self.name, self.exact, self.prepare = engine.name, engine.exact, engine.prepare
 
     def run(self, events: Events) -> Packed:
-        if _squares(events) < MOST_SQUARES:  # False for NaN
+        if events.dtype.kind != "f" or _squares(events) < MOST_SQUARES:  # False for NaN
             return self._engine.run(events)
         clean = events if self._masked is None else np.where(self._masked, np.float32(0), events)
         bad = [not _squares(event) < MOST_SQUARES for event in clean]

@@ -38,7 +38,7 @@ class Engine(Protocol):
         """Make ready for batches of these sizes. Slow; others work too. Raises whatever its library does."""
 
     def run(self, events: Events) -> Packed:
-        """float32 events [B, *event], contiguous and writable -> packed float32 [B, R], the caller's own."""
+        """Events [B, *event] of any number type, contiguous -> packed float32 [B, R], the caller's own."""
 
 
 class TorchEngine:

@@ -102,7 +102,7 @@ class CpuRunner:
         else:
             self._engine = named(mode, networks, bundles, max_events)
         self._max_events = max_events
-        self._buffer = np.empty((1, *bundles[0].manifest.input_shape), np.float32)
+        self._buffer: Raw = np.empty((0, *bundles[0].manifest.input_shape))
 
     @property
     def mode(self) -> str:
@@ -113,20 +113,13 @@ class CpuRunner:
         return Finished(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
     def _gathered(self, blocks: Sequence[Raw]) -> Raw:
-        """The events side by side in float32: where they lie if they do already, else copied and converted
-        in one pass. Networks convert first thing anyway (`models.preprocess`).
-        """
-        first = blocks[0]
-        if len(blocks) == 1 and first.dtype == np.float32 and first.flags.carray:
+        """The events side by side: where they lie if they do already, else copied."""
+        first, n = blocks[0], sum(map(len, blocks))
+        if len(blocks) == 1 and first.flags.carray:
             return first
-        n, start = sum(map(len, blocks)), 0
-        if n > len(self._buffer):
-            self._buffer = np.empty((n, *first.shape[1:]), np.float32)
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes an infinity
-            for block in blocks:
-                self._buffer[start : start + len(block)] = block
-                start += len(block)
-        return self._buffer[:n]
+        if self._buffer.dtype != first.dtype or len(self._buffer) < n:
+            self._buffer = np.empty((n, *first.shape[1:]), first.dtype)
+        return np.concatenate(blocks, out=self._buffer[:n])
 
 
 def batches(blocks: Sequence[Raw], max_events: int) -> Iterator[list[Raw]]:
