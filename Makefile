@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-peers bench-growth bench-memory clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
@@ -22,6 +22,15 @@ test: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+bench-peers: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.peers
+
+bench-growth: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.growth --picture docs/images/growth.png
+
+bench-memory: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.memory --minutes 10
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

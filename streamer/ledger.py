@@ -188,7 +188,6 @@ def sink_layout(routes: Sequence[str], cursor_cells: int) -> PageLayout:
             "unrecorded",  # events whose results the files could not take
             "latency",  # of events that inference never saw
             # state that must survive a crash
-            "last_slot",
             "last_seq",
             "first_seq",
             "cursor",
