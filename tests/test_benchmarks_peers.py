@@ -23,7 +23,7 @@ from benchmarks.peers.inputs import Expected, load, payloads, save, unpack, writ
 from benchmarks.peers.notebook import LAST, SEEN, Notebook
 from benchmarks.peers.processes import Tree
 from benchmarks.peers.rows import ROWS, Outcome, Row, Series
-from benchmarks.peers.streamed import CONNECT_S, _loop, _outcome, _round
+from benchmarks.peers.streamed import _loop, _outcome, _round
 from benchmarks.sender import FIRST_TRAIN_ID, KEY, SOURCE
 from streamer.wire.karabo_bridge import decode
 
@@ -197,9 +197,7 @@ def test_the_bare_loop_answers_every_request_rightly(inputs: Path, events: int) 
 def test_the_loop_around_the_official_client_answers_every_train(inputs: Path) -> None:
     setting = Setting(inputs, None, 0.2, 0.0)
     with ExitStack() as stack:
-        ends, tree = _loop(stack, setting, "null")
-        time.sleep(CONNECT_S)
-        sent, heard = _round(NULL[1], ends, 0.1)  # the loop starts meanwhile, its subscriber is there
+        ends, tree = _loop(stack, setting, NULL[32])
         sent, heard = _round(NULL[32], ends, 0.1)
         outcome = _outcome(NULL[32], sent, heard, tree.cpu_s())
     assert sent["sent"] * 32 == outcome.events > 0
@@ -214,8 +212,12 @@ def test_trains_of_the_detector_hold_the_payload_under_a_new_id(inputs: Path) ->
         pull.connect("inproc://trains")
         train.send(push, FIRST_TRAIN_ID + 77_000)
         got = decode(pull.recv_multipart())
+        Train(payload[:1]).send(push, FIRST_TRAIN_ID)
+        shot = decode(pull.recv_multipart())
     assert got.train_id(SOURCE) == FIRST_TRAIN_ID + 77_000
     assert np.array_equal(got.sources[SOURCE].arrays[KEY], payload)
+    assert list(shot.sources[SOURCE].arrays) == [KEY]
+    assert np.array_equal(shot.sources[SOURCE].arrays[KEY], payload[0])
 
 
 # --- notebook, environments, lines ----------------------------------------------------------------------

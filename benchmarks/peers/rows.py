@@ -39,15 +39,17 @@ class Row:
 
 
 def _rows() -> Iterator[Row]:
-    """Those of one network together: ours is started anew for another."""
+    """Those of one network and one length of a train together: ours is started anew for another."""
     for network in get_args(Network):
         yield Row(f"{network}, one frame a request", network, "frames", 1, in_flight=64)
-        yield Row(f"{network}, trains of 32 frames", network, "frames", 32, in_flight=4)
         yield Row(f"{network}, latency at 120 Hz", network, "frames", 1, rate_hz=120.0)
         yield Row(f"{network}, latency at 1 kHz", network, "frames", 1, rate_hz=1000.0)
+        yield Row(f"{network}, trains of 32 frames", network, "frames", 32, in_flight=4)
     yield Row("null, 256 spectra a request", "null", "spectra", 256, in_flight=4)
 
 
+# What a table says of a failure.
+TEXT_CHARS: Final = 400
 ROWS: Final = tuple(_rows())
 
 
@@ -62,6 +64,8 @@ class Outcome:
     wrong: int
     missing: int
     latencies_s: Sequence[float] = ()
+    remark: str = ""
+    """What was different in this turn."""
 
     @classmethod
     def of(cls, answer: Mapping[str, float], cpu_s: float, latencies_s: Sequence[float] = ()) -> Self:
@@ -86,7 +90,10 @@ class Series:
     failure: str = ""
 
     def fail(self, error: Exception) -> None:
-        self.failure = " ".join(str(error).split())[:300] or repr(error)
+        text = " ".join(f"{type(error).__name__}: {error}".split()).replace("|", "/")
+        self.failure = (
+            text if len(text) <= TEXT_CHARS else f"{text[: TEXT_CHARS // 2]} ... {text[-TEXT_CHARS // 2 :]}"
+        )
 
     def line(self, floor: "Series | None") -> Line:
         """`floor` is the bare model of the same turns, if there is one."""
@@ -97,8 +104,9 @@ class Series:
             f"{n} {what}" for n, what in ((self._sum("wrong"), "WRONG"), (self._sum("missing"), "MISSING"))
         ]
         bad = [text for text in lost if not text.startswith("0 ")]
+        remarks = sorted({outcome.remark for outcome in self.outcomes if outcome.remark})
         failed = [f"a turn failed: {self.failure}"] if self.failure else []
-        note = "; ".join([line.note, *(bad or ["every answer right"]), *failed])
+        note = "; ".join([line.note, *(bad or ["every answer right"]), *remarks, *failed])
         values = dict(line.values) | {"wrong": self._sum("wrong"), "missing": self._sum("missing")}
         return Line(line.row, line.contender, line.unit, line.measured, note, values)
 
@@ -106,7 +114,7 @@ class Series:
         rates = [outcome.events / outcome.seconds for outcome in self.outcomes]
         values = {"cpu_us": measured([outcome.cpu_us for outcome in self.outcomes]).median}
         note = f"CPU {show(values['cpu_us'])} us/event"
-        if floor is not None and len(floor.outcomes) == len(rates):
+        if floor is not None and len(floor.outcomes) == len(rates) and min(rates) > 0:
             alone = [outcome.events / outcome.seconds for outcome in floor.outcomes]
             values["of_model_alone"] = ratio(rates, alone)
             note = f"{values['of_model_alone']:.2f} x model alone, {note}"

@@ -8,21 +8,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from benchmarks.config import Load, free_endpoint
 from benchmarks.helper import Helper
 from benchmarks.peers.contender import SPARE_S, Contender, Measure, Setting
-from benchmarks.peers.inputs import BINS
-from benchmarks.peers.model import BUNDLE, MAX_EVENTS
+from benchmarks.peers.model import BUNDLE, MAX_EVENTS, SHAPES
 from benchmarks.peers.processes import Tree
 from benchmarks.peers.rows import ROWS, Outcome, Row
 from benchmarks.running import Running, Window
 from models.shipped import find_bundle
 
-FRAMES: Final = Load("frames", (128, 128), "uint16", 1)
-SPECTRA: Final = Load("spectra", (BINS,), "uint16", 1)
 # A thousand frames in flight: once round it is a second of the network, which the end of a row waits for.
 RING_BYTES: Final = 32 << 20
 # Longer than the connection of a subscriber takes on 127.0.0.1.
@@ -65,22 +62,22 @@ class Ours:
 
     def __init__(self, setting: Setting) -> None:
         self._setting, self._stack = setting, ExitStack()
-        self._now: tuple[str, str] | None = None
+        self._now: tuple[str, Load] | None = None
 
     def measure(self, row: Row) -> Outcome:
-        if self._now != (row.network, row.events):
+        if self._now != (row.network, _load(row)):
             self.close()
-            self._now = (row.network, row.events)
+            self._now = (row.network, _load(row))
             self._ends, self._running = self._start(row)
         if row.open:
             self._round(row, FIRST_S, 0.0)
         warm_s = 0.0 if row.open else self._setting.warm_s
         window, sent, heard = self._round(row, self._setting.seconds, warm_s)
+        times = latencies_s(sent, heard) if row.open else []
         counts = {"events": window.events, "seconds": window.seconds, "total": window.events}
-        if not row.open:
-            return Outcome.of(heard | counts, sum(window.cpu_s.values()))
-        times = latencies_s(sent, heard)
-        return Outcome.of(heard | counts | {"events": len(times)}, sum(window.cpu_s.values()), times)
+        outcome = Outcome.of(heard | counts, sum(window.cpu_s.values()), times)
+        mode = self._running.mode
+        return replace(outcome, remark=f"in {mode}" if mode not in (None, self._setting.mode) else "")
 
     def _round(
         self, row: Row, seconds: float, warm_s: float
@@ -95,7 +92,9 @@ class Ours:
 
     def _start(self, row: Row) -> tuple[Ends, Running]:
         folder = {"folder": str(self._setting.folder)}
-        detector = self._stack.enter_context(Helper("benchmarks.peers.detector", folder))
+        detector = self._stack.enter_context(
+            Helper("benchmarks.peers.detector", folder | {"row": asdict(row)})
+        )
         running = self._stack.enter_context(pipeline(row, detector.hello["endpoint"]))
         endpoints = {"verdicts": running.verdicts, "results": str(running.settings.publish.results)}
         listener = self._stack.enter_context(Helper("benchmarks.peers.listener", folder | endpoints))
@@ -107,10 +106,14 @@ class Ours:
 
 
 def pipeline(row: Row, endpoint: str) -> Running:
-    load = SPECTRA if row.events == "spectra" else FRAMES
     bundles = (str(find_bundle(BUNDLE)),) if row.network == "cnn" else ()
     more = {"threads": 1, "max_events": MAX_EVENTS, "device": "cpu", "ring_bytes": RING_BYTES}
-    return Running(load, endpoint, bundles, **more)
+    return Running(_load(row), endpoint, bundles, **more)
+
+
+def _load(row: Row) -> Load:
+    """A train of one is a camera's shot: without an axis of pulses."""
+    return Load(row.events, SHAPES[row.events], "uint16", row.per_request)
 
 
 def mode_of_pipeline() -> str | None:
@@ -139,30 +142,45 @@ OURS: Final = Contender(
 # --- the official client --------------------------------------------------------------------------------
 
 
+class Loop:
+    """One loop at a time: the one that a row needs, with its own detector."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting, self._stack = setting, ExitStack()
+        self._now: tuple[str, Load] | None = None
+
+    def measure(self, row: Row) -> Outcome:
+        if self._now != (row.network, _load(row)):
+            self.close()
+            self._now = (row.network, _load(row))
+            self._ends, self._tree = _loop(self._stack, self._setting, row)
+        _round(row, self._ends, FIRST_S)
+        before_s = self._tree.cpu_s()
+        sent, heard = _round(row, self._ends, self._setting.seconds)
+        return _outcome(row, sent, heard, self._tree.cpu_s() - before_s)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
 @contextmanager
 def _karabo(setting: Setting) -> Iterator[Measure]:
-    """A loop for each network, with its own detector."""
-    with ExitStack() as stack:
-        loops = {network: _loop(stack, setting, network) for network in ("cnn", "null")}
-        time.sleep(CONNECT_S)
-
-        def measure(row: Row) -> Outcome:
-            ends, tree = loops[row.network]
-            _round(row, ends, FIRST_S)
-            before_s = tree.cpu_s()
-            sent, heard = _round(row, ends, setting.seconds)
-            return _outcome(row, sent, heard, tree.cpu_s() - before_s)
-
-        yield measure
+    loop = Loop(setting)
+    try:
+        yield loop.measure
+    finally:
+        loop.close()
 
 
-def _loop(stack: ExitStack, setting: Setting, network: str) -> tuple[Ends, Tree]:
+def _loop(stack: ExitStack, setting: Setting, row: Row) -> tuple[Ends, Tree]:
     folder, endpoint = {"folder": str(setting.folder)}, free_endpoint()
-    detector = stack.enter_context(Helper("benchmarks.peers.detector", folder))
-    argv = [sys.executable, "-m", "benchmarks.peers.servers.karabo", network, setting.mode or ""]
+    detector = stack.enter_context(Helper("benchmarks.peers.detector", folder | {"row": asdict(row)}))
+    argv = [sys.executable, "-m", "benchmarks.peers.servers.karabo", row.network, setting.mode or ""]
     tree = stack.enter_context(Tree([*argv, detector.hello["endpoint"], endpoint]))
     how = folder | {"verdicts": endpoint, "results": None}
-    return Ends(detector, stack.enter_context(Helper("benchmarks.peers.listener", how))), tree
+    listener = stack.enter_context(Helper("benchmarks.peers.listener", how))
+    time.sleep(CONNECT_S)
+    return Ends(detector, listener), tree
 
 
 def _round(row: Row, ends: Ends, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,7 +8,7 @@ import sys
 import zmq
 from karabo_bridge import Client
 
-from benchmarks.peers.model import Model
+from benchmarks.peers.model import SHAPES, Model
 from benchmarks.peers.rows import Network
 from benchmarks.sender import KEY, SOURCE
 
@@ -27,7 +27,7 @@ def main(network: Network, mode: str, source: str, endpoint: str) -> None:
         except TimeoutError:
             continue
         train_id = int(metadata[SOURCE]["timestamp.tid"])
-        packed = model.answer([data[SOURCE][KEY]])
+        packed = model.answer([data[SOURCE][KEY].reshape(-1, *SHAPES["frames"])])
         socket.send_multipart([train_id.to_bytes(8, "little"), packed.tobytes()])
 
 
