@@ -36,10 +36,13 @@ from streamer.store.spec import KeySpec, RunInfo, SeriesSpec, TableSpec
 Array = npt.NDArray[Any]
 
 FAILOPEN = "failopen"
-# The results of an event take some 100 bytes; a file of that many is small enough to claim at the start.
-RESULT_ROWS = 1 << 17
-# Index entries of a file: a train each. 16384 trains are 27 minutes at 10 Hz.
-MAX_TRAINS = 1 << 14
+# Making and closing a file costs as much as storing tens of thousands of events: one should hold many more.
+# Results take some 100 bytes an event: as many as fit into a segment, within these bounds.
+MIN_RESULT_ROWS, MAX_RESULT_ROWS = 1 << 17, 1 << 20
+# Index entries of a file of results, one per train of 48 bytes: so many that unused ones are no waste.
+ROWS_A_TRAIN = 8
+# Of a file of frames, which has fewer rows if they are large.
+MAX_TRAINS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ class Archive:
         output, stream = self._spec.config.output, self._spec.stream
         folder = output.directory / f"r{self._spec.config.run:04d}"
         if name == "results":
-            return SeriesSpec(f"{stream}_results", folder, (self._results,), RESULT_ROWS, MAX_TRAINS)
+            fitting = output.segment_bytes // _row_bytes(self._results)
+            rows = min(max(fitting, MIN_RESULT_ROWS), MAX_RESULT_ROWS)
+            return SeriesSpec(f"{stream}_results", folder, (self._results,), rows, rows // ROWS_A_TRAIN)
         tables = (*_frame_tables(self._spec), self._results)
         row_bytes = sum(_row_bytes(table) for table in tables)
         # A segment holds at least one block, so that a block is spread over two files at most.

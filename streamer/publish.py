@@ -28,9 +28,9 @@ HWM_BLOCKS: Final = (
     1000  # per subscriber; at some kB a block a few MB, and seconds of a full machine's results
 )
 MORE: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
-# The socket's own send, past pyzmq's layers for enums and draft options: 0.4 us a part instead of 1.4, and a
-# message of results has some 15. It copies: below 32 kB that is cheaper than the 5 us of a shared part.
-_send = zmq.backend.Socket.send
+# The socket's own send, past pyzmq's layers for enums and draft options: a message has some 15 parts.
+# It copies: below some 30 kB a part that is cheaper than sharing one (docs/decisions/sink.md).
+send_part = zmq.backend.Socket.send
 DEPTH_TRAINS: Final = 10  # one second at 10 Hz: a live reader wants what is new
 MAX_REQUEST_BYTES: Final = 1024  # a request is the four bytes 'next'
 MAX_REQUESTS_PER_CALL: Final = 64  # a flood of bad requests must give the owner's loop back
@@ -81,8 +81,8 @@ class ResultsPublisher(_Bound):
             to = self._topics[kind, header.stream] = _Topic(Encoder(kind, self.publisher))
         *parts, last = to.encoder.frames(header, columns, to.sequence)
         for part in parts:
-            _send(self.socket, part, MORE)
-        _send(self.socket, last, sockets.NOBLOCK)
+            send_part(self.socket, part, MORE)
+        send_part(self.socket, last, sockets.NOBLOCK)
         to.sequence += 1
         self.sent_blocks += 1
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
+from streamer import memory
 from streamer.archive import FAILOPEN, Archive, StoredBlock
 from streamer.errors import FAILOPEN_REASONS, StoreError
 from streamer.finished import Finished, Group, Reader
@@ -76,6 +77,7 @@ class Sink:
     # --- life ---------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        memory.keep_freed_memory()  # what is published passes through a buffer for each column
         if self.bridge is not None and self.stage.spec.settings.publish.karabo_bridge_socket == "REP":
             self.poller.register(self.bridge.socket, zmq.POLLIN)
         self.recover()
