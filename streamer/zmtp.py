@@ -25,10 +25,14 @@ PEERS: Final = {"PULL": ("PUSH",), "SUB": ("PUB", "XPUB"), "REQ": ("REP", "ROUTE
 GREETING_BYTES: Final = 64
 # Read at once: several small messages for one system call, and still in a second-level cache.
 STAGE_BYTES: Final = 1 << 18
-# A smaller part is copied out of what was read; for a larger one a place is asked.
+# A smaller part is copied out of what was read; for a larger one a place is asked. No command is as large.
 PLACED_BYTES: Final = 2048
 # A real message has at most 4096 (wire/types.py); one of more than this never ends.
 MAX_PARTS: Final = 8192
+# A server asks whether we live some times a minute. Thousands of answers that it does not take are an attack.
+MAX_ANSWERS_BYTES: Final = 1 << 16
+# The last byte of the signature, of the version and of the name of the mechanism in a greeting.
+_SIGNATURE_END, _VERSION_AT, _MECHANISM = 9, 10, slice(12, 32)
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _size_of = struct.Struct(">Q").unpack_from
@@ -63,26 +67,99 @@ def _command(body: bytes) -> bytes:
     return bytes([_COMMAND, len(body)]) + body
 
 
+class Handshake:
+    """What the two sides say to each other besides messages: greeting and commands, and our answers."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self.greeted = self.ready = False
+        """Its greeting has come; its READY has come, and it is a socket that fits."""
+        self.peer = ""
+        """The kind of its socket, once it is ready."""
+        self.to_send = bytearray()
+        """What must be answered. Its owner sends it and takes out what was sent."""
+
+    def greet(self, said: bytes) -> bool:
+        """Its greeting, as far as it has come; True if it is whole. Raises ZmtpError at a wrong byte."""
+        signed = len(said) <= _SIGNATURE_END or said[_SIGNATURE_END] & 1
+        if said and (said[0] != 0xFF or not signed):
+            raise ZmtpError("what answers there is no ZeroMQ server, or one older than libzmq 4")
+        if len(said) > _VERSION_AT and said[_VERSION_AT] < 3:
+            raise ZmtpError(f"ZMTP {said[_VERSION_AT]} is spoken there, expected 3: libzmq 4 or newer")
+        if len(said) < GREETING_BYTES:
+            return False
+        if (mechanism := said[_MECHANISM].rstrip(b"\0")) != b"NULL":
+            raise ZmtpError(f"security mechanism {mechanism!r} is asked for, expected NULL")
+        self.greeted = True
+        return True
+
+    def obey(self, command: bytes) -> None:
+        """A command: READY or ERROR before READY, then PING; others may be of a newer version."""
+        name_end = 1 + command[0] if command else 1
+        name, body = command[1:name_end], command[name_end:]
+        if len(command) < name_end:
+            raise ZmtpError(f"a command of {len(command)} bytes is cut short")
+        if name == b"ERROR":
+            raise ZmtpError(f"the source refuses us: {body[1:81]!r}")
+        if not self.ready:
+            self._become_ready(name, body)
+        elif name == b"READY":
+            raise ZmtpError("READY comes a second time")
+        elif name == b"PING":
+            self._answer(_command(b"\x04PONG" + body[2:18]))  # 2 bytes time to live, up to 16 of context
+
+    def _answer(self, words: bytes) -> None:
+        if len(self.to_send) > MAX_ANSWERS_BYTES:
+            raise ZmtpError(f"the source asks for more than it takes: {len(self.to_send)} bytes wait for it")
+        self.to_send += words
+
+    def _become_ready(self, name: bytes, body: bytes) -> None:
+        if name != b"READY":
+            raise ZmtpError(f"command {name[:20]!r} before READY")
+        peer = _properties(body).get("socket-type", "")
+        if peer not in PEERS[self._kind]:
+            fitting = [kind for kind, peers in PEERS.items() if peer in peers]
+            hint = f"set source.socket = {fitting[0]}" if fitting else "no kind of source.socket fits"
+            raise ZmtpError(f"a {peer[:20]!r} server is there, expected {PEERS[self._kind][0]}: {hint}")
+        self.ready, self.peer = True, peer
+        self.to_send += _FIRST_WORDS[self._kind]
+
+
+def _properties(body: bytes) -> dict[str, str]:
+    """Name, in lower case, and value of each property of READY. Raises ZmtpError."""
+    found, at = {}, 0
+    while at < len(body):
+        name_end = at + 1 + body[at]
+        value_start = name_end + 4
+        value_end = value_start + int.from_bytes(body[name_end:value_start], "big")
+        if value_end > len(body):
+            raise ZmtpError("READY is cut short")
+        name, value = body[at + 1 : name_end], body[value_start:value_end]
+        found[name.decode("latin-1").lower()] = value.decode("latin-1")
+        at = value_end
+    return found
+
+
 class MessageReader:
-    """Reads one connection. Its owner fills `space`, says so by `filled`, and takes `message`."""
+    """Reads one connection. Its owner takes each `message`, then fills `space` and says so by `filled`.
+
+    It holds one message at most, and nothing of a part that is larger than the message may be.
+    """
 
     def __init__(self, kind: str, max_message_bytes: int, place: Place) -> None:
-        self._kind, self._max_bytes, self._place = kind, max_message_bytes, place
+        self._max_bytes, self._place = max_message_bytes, place
+        self._envelope = 1 if kind == "REQ" else 0  # parts before the first of the message itself
+        self.handshake = Handshake(kind)
         self._stage = bytearray(STAGE_BYTES)
         self._view = memoryview(self._stage)
         self._start = self._end = 0  # what was read into the stage and not taken out of it
-        self._greeted = False
-        self.ready = False
-        """The other side's READY has come, and it is a socket that fits."""
-        self.to_send = b""
-        """What must be answered."""
         self._parts: list[Buffer] = []
         self._message_bytes = 0
         self._part: memoryview | None = None  # a large part under way, `_have` of it there
-        self._have, self._more = 0, False
+        self._have = self._more = 0
 
     def space(self) -> memoryview:
-        """Where the next bytes of the connection go; never empty."""
+        """Where the next bytes of the connection go; never empty after `message` was None."""
         if self._part is not None:
             return self._part[self._have :]
         left = self._end - self._start  # less than a small part
@@ -103,127 +180,106 @@ class MessageReader:
         if self._part is not None:
             if self._have < len(self._part):
                 return None
-            self._parts.append(self._part)
-            self._part = None
-            if not self._more:
+            if self._add(self._part, self._more):
                 return self._whole()
-        if not self._greeted and not self._read_greeting():
+        if not self.handshake.ready and not self._shake_hands():
             return None
-        stage, end = self._stage, self._end
-        while (there := end - self._start) >= 2:  # in one function: a call for each frame costs as much again
-            start = self._start
-            flags = stage[start]
-            if not flags & _LONG:
-                size_bytes, start, there = stage[start + 1], start + 2, there - 2
-            elif there < 9:
-                return None
+        while (frame := self._frame()) is not None:
+            flags, size_bytes, start = frame
+            part: Buffer | None
+            if size_bytes < PLACED_BYTES:
+                part = self._cut(start, start + size_bytes)
             else:
-                (size_bytes,), start, there = _size_of(stage, start + 1), start + 9, there - 9
-            self._check(flags, size_bytes)
-            if size_bytes >= PLACED_BYTES:
-                whole = self._begin(size_bytes, start, flags)
-            elif there < size_bytes:
+                part = self._begin(size_bytes, start, flags & _MORE)
+            if part is None:
                 return None
-            else:
-                whole = True
-                self._start = start + size_bytes
-                part = bytes(self._view[start : self._start])
-                if flags & _COMMAND:
-                    self._obey(part)
-                    continue
-                self._parts.append(part)
-                self._message_bytes += size_bytes
-            if not whole:
-                return None
-            if not flags & _MORE:
+            if flags & _COMMAND:
+                self.handshake.obey(bytes(part))
+            elif self._add(part, flags & _MORE):
                 return self._whole()
         return None
 
     # --- frames -------------------------------------------------------------------------------------
 
-    def _check(self, flags: int, size_bytes: int) -> None:
-        """Raises ZmtpError for a frame that must not come, before anything is made of it."""
-        if flags & _COMMAND and (flags & _MORE or size_bytes >= PLACED_BYTES) or flags > _COMMAND | _LONG:
-            raise ZmtpError(f"a frame with flags 0x{flags:02x} of {size_bytes} bytes is none of ZMTP 3")
-        if not self.ready and not flags & _COMMAND:
-            raise ZmtpError("a message before READY")
-        if self._message_bytes + size_bytes > self._max_bytes or len(self._parts) == MAX_PARTS:
+    def _frame(self) -> tuple[int, int, int] | None:
+        """Flags and size of the next frame, and where its payload begins in the stage."""
+        start, stage = self._start, self._stage
+        there = self._end - start
+        if there < 2:
+            return None
+        flags = stage[start]
+        if not flags & _LONG:
+            size_bytes, start = stage[start + 1], start + 2
+        elif there < 9:
+            return None
+        else:
+            (size_bytes,), start = _size_of(stage, start + 1), start + 9
+        if flags > _MORE | _LONG:
+            _check_command(flags, size_bytes)
+        elif self._message_bytes + size_bytes > self._max_bytes:
             raise ZmtpError(
-                f"a message of {len(self._parts) + 1} parts, {self._message_bytes + size_bytes} bytes or more; "
-                f"the most are {MAX_PARTS} parts and source.max_message_bytes = {self._max_bytes}"
+                f"a message above source.max_message_bytes = {self._max_bytes}: "
+                f"{self._message_bytes + size_bytes} bytes in {len(self._parts) + 1} parts"
             )
+        return flags, size_bytes, start
 
-    def _begin(self, size_bytes: int, start: int, flags: int) -> bool:
-        """A large part: take what is there of it. False if that is not all."""
-        part = self._place(len(self._parts) - (self._kind == "REQ"), size_bytes)
+    def _cut(self, start: int, stop: int) -> bytes | None:
+        """A small part or a command, if all of it has come."""
+        if stop > self._end:
+            return None
+        self._start = stop
+        return self._view[start:stop].tobytes()
+
+    def _begin(self, size_bytes: int, start: int, more: int) -> memoryview | None:
+        """A large part: take what has come of it. None if that is not all; the rest is read to its place."""
+        part = self._place(len(self._parts) - self._envelope, size_bytes)
         if part is None:
             part = np.empty(size_bytes, np.uint8).data  # not bytearray, which writes zeros first
         have = min(self._end - start, size_bytes)
         part[:have] = self._view[start : start + have]
         self._start = start + have
-        self._message_bytes += size_bytes
-        if have < size_bytes:
-            self._part, self._have, self._more = part, have, bool(flags & _MORE)
-            return False
+        if have == size_bytes:
+            return part
+        self._part, self._have, self._more = part, have, more
+        return None
+
+    def _add(self, part: Buffer, more: int) -> bool:
+        """One more part; True if it was the last."""
+        self._part = None
         self._parts.append(part)
-        return True
+        self._message_bytes += len(part)
+        if len(self._parts) > MAX_PARTS:
+            raise ZmtpError(f"a message of more than {MAX_PARTS} parts")
+        return not more
 
     def _whole(self) -> list[Buffer]:
         parts, self._parts, self._message_bytes = self._parts, [], 0
-        if self._kind != "REQ":
+        if not self._envelope:
             return parts
         if len(parts[0]):
             raise ZmtpError("a reply without its empty delimiter")
         return parts[1:]
 
-    # --- greeting and commands ----------------------------------------------------------------------
+    # --- handshake ----------------------------------------------------------------------------------
 
-    def _read_greeting(self) -> bool:
-        if self._end < GREETING_BYTES:
-            return False
-        said = bytes(self._view[:GREETING_BYTES])
-        if said[0] != 0xFF or not said[9] & 1:
-            raise ZmtpError("no ZeroMQ server answers there")
-        if said[10] < 3:
-            raise ZmtpError(f"ZMTP {said[10]} is spoken there, expected 3: libzmq 4 or newer")
-        if (mechanism := said[12:32].rstrip(b"\0")) != b"NULL":
-            raise ZmtpError(f"security mechanism {mechanism!r} is asked for, expected NULL")
-        self._start, self._greeted = GREETING_BYTES, True
-        return True
-
-    def _obey(self, command: bytes) -> None:
-        name = command[1 : 1 + command[0]] if command else b""
-        body = command[1 + len(name) :]
-        if name == b"READY":
-            self._check_ready(body)
-        elif name == b"ERROR":
-            raise ZmtpError(f"the source refuses us: {body[1:81]!r}")
-        elif name == b"PING":
-            self.to_send += _command(b"\x04PONG" + body[2:18])
-        elif not self.ready:
-            raise ZmtpError(f"command {name[:20]!r} before READY")
-
-    def _check_ready(self, body: bytes) -> None:
-        peer = _properties(body).get("socket-type", "")
-        if peer not in PEERS[self._kind]:
-            fitting = [kind for kind, peers in PEERS.items() if peer in peers]
-            hint = f"set source.socket = {fitting[0]}" if fitting else "no kind of source.socket fits"
-            raise ZmtpError(f"a {peer[:20]!r} server is there, expected {PEERS[self._kind][0]}: {hint}")
-        self.ready = True
-        self.to_send += _FIRST_WORDS[self._kind]
+    def _shake_hands(self) -> bool:
+        """The greeting, then commands until READY; True when it has come."""
+        shake = self.handshake
+        if not shake.greeted:
+            if not shake.greet(self._view[: min(self._end, GREETING_BYTES)].tobytes()):
+                return False
+            self._start = GREETING_BYTES
+        while not shake.ready and (frame := self._frame()) is not None:
+            flags, size_bytes, start = frame
+            if not flags & _COMMAND:
+                raise ZmtpError("a message before READY")
+            if (command := self._cut(start, start + size_bytes)) is None:
+                return False
+            shake.obey(command)
+        return shake.ready
 
 
-def _properties(body: bytes) -> dict[str, str]:
-    """Name, in lower case, and value of each property of READY. Raises ZmtpError."""
-    found, at = {}, 0
-    while at < len(body):
-        name_end = at + 1 + body[at]
-        value_start = name_end + 4
-        size_bytes = int.from_bytes(body[name_end:value_start], "big")
-        if value_start + size_bytes > len(body):
-            raise ZmtpError("READY is cut short")
-        found[body[at + 1 : name_end].decode("latin-1").lower()] = body[
-            value_start : value_start + size_bytes
-        ].decode("latin-1")
-        at = value_start + size_bytes
-    return found
+def _check_command(flags: int, size_bytes: int) -> None:
+    """Commands have no part that follows, and are small; the other flags are reserved (RFC 37)."""
+    if flags not in (_COMMAND, _COMMAND | _LONG) or size_bytes >= PLACED_BYTES:
+        raise ZmtpError(f"a frame with flags 0x{flags:02x} of {size_bytes} bytes is none of ZMTP 3")
