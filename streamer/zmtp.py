@@ -180,77 +180,63 @@ class MessageReader:
         if self._part is not None:
             if self._have < len(self._part):
                 return None
-            if self._add(self._part, self._more):
+            self._parts.append(self._part)
+            self._part = None
+            if not self._more:
                 return self._whole()
-        if not self.handshake.ready and not self._shake_hands():
+        if not self.handshake.greeted and not self._read_greeting():
             return None
-        while (frame := self._frame()) is not None:
-            flags, size_bytes, start = frame
-            part: Buffer | None
-            if size_bytes < PLACED_BYTES:
-                part = self._cut(start, start + size_bytes)
-            else:
-                part = self._begin(size_bytes, start, flags & _MORE)
-            if part is None:
+        stage, view, parts, shake = self._stage, self._view, self._parts, self.handshake
+        while (
+            there := self._end - self._start
+        ) >= 2:  # all in here: calls for each frame would double its cost
+            start = self._start + 2
+            flags, size_bytes = stage[start - 2], stage[start - 1]
+            if flags & _LONG:
+                if there < 9:
+                    return None
+                (size_bytes,), start = _size_of(stage, start - 1), start + 7
+            if flags > _MORE | _LONG or not shake.ready:
+                _check_command(flags, size_bytes)
+            elif self._message_bytes + size_bytes > self._max_bytes or len(parts) == MAX_PARTS:
+                raise self._too_large(size_bytes)
+            if size_bytes >= PLACED_BYTES:
+                if not self._begin(size_bytes, start, flags & _MORE):
+                    return None
+            elif (stop := start + size_bytes) > self._end:
                 return None
-            if flags & _COMMAND:
-                self.handshake.obey(bytes(part))
-            elif self._add(part, flags & _MORE):
+            else:
+                part, self._start = view[start:stop].tobytes(), stop
+                if flags & _COMMAND:
+                    shake.obey(part)
+                    continue
+                parts.append(part)
+                self._message_bytes += size_bytes
+            if not flags & _MORE:
                 return self._whole()
         return None
 
-    # --- frames -------------------------------------------------------------------------------------
+    def _too_large(self, size_bytes: int) -> ZmtpError:
+        """What is wrong with a message of which one more part, of this size, is announced."""
+        return ZmtpError(
+            f"a message of {len(self._parts) + 1} parts and {self._message_bytes + size_bytes} bytes; "
+            f"the most are {MAX_PARTS} parts and source.max_message_bytes = {self._max_bytes}"
+        )
 
-    def _frame(self) -> tuple[int, int, int] | None:
-        """Flags and size of the next frame, and where its payload begins in the stage."""
-        start, stage = self._start, self._stage
-        there = self._end - start
-        if there < 2:
-            return None
-        flags = stage[start]
-        if not flags & _LONG:
-            size_bytes, start = stage[start + 1], start + 2
-        elif there < 9:
-            return None
-        else:
-            (size_bytes,), start = _size_of(stage, start + 1), start + 9
-        if flags > _MORE | _LONG:
-            _check_command(flags, size_bytes)
-        elif self._message_bytes + size_bytes > self._max_bytes:
-            raise ZmtpError(
-                f"a message above source.max_message_bytes = {self._max_bytes}: "
-                f"{self._message_bytes + size_bytes} bytes in {len(self._parts) + 1} parts"
-            )
-        return flags, size_bytes, start
-
-    def _cut(self, start: int, stop: int) -> bytes | None:
-        """A small part or a command, if all of it has come."""
-        if stop > self._end:
-            return None
-        self._start = stop
-        return self._view[start:stop].tobytes()
-
-    def _begin(self, size_bytes: int, start: int, more: int) -> memoryview | None:
-        """A large part: take what has come of it. None if that is not all; the rest is read to its place."""
+    def _begin(self, size_bytes: int, start: int, more: int) -> bool:
+        """A large part: take what has come of it. False if that is not all; the rest is read to its place."""
         part = self._place(len(self._parts) - self._envelope, size_bytes)
         if part is None:
             part = np.empty(size_bytes, np.uint8).data  # not bytearray, which writes zeros first
         have = min(self._end - start, size_bytes)
         part[:have] = self._view[start : start + have]
         self._start = start + have
-        if have == size_bytes:
-            return part
-        self._part, self._have, self._more = part, have, more
-        return None
-
-    def _add(self, part: Buffer, more: int) -> bool:
-        """One more part; True if it was the last."""
-        self._part = None
+        self._message_bytes += size_bytes
+        if have < size_bytes:
+            self._part, self._have, self._more = part, have, more
+            return False
         self._parts.append(part)
-        self._message_bytes += len(part)
-        if len(self._parts) > MAX_PARTS:
-            raise ZmtpError(f"a message of more than {MAX_PARTS} parts")
-        return not more
+        return True
 
     def _whole(self) -> list[Buffer]:
         parts, self._parts, self._message_bytes = self._parts, [], 0
@@ -260,26 +246,16 @@ class MessageReader:
             raise ZmtpError("a reply without its empty delimiter")
         return parts[1:]
 
-    # --- handshake ----------------------------------------------------------------------------------
-
-    def _shake_hands(self) -> bool:
-        """The greeting, then commands until READY; True when it has come."""
-        shake = self.handshake
-        if not shake.greeted:
-            if not shake.greet(self._view[: min(self._end, GREETING_BYTES)].tobytes()):
-                return False
-            self._start = GREETING_BYTES
-        while not shake.ready and (frame := self._frame()) is not None:
-            flags, size_bytes, start = frame
-            if not flags & _COMMAND:
-                raise ZmtpError("a message before READY")
-            if (command := self._cut(start, start + size_bytes)) is None:
-                return False
-            shake.obey(command)
-        return shake.ready
+    def _read_greeting(self) -> bool:
+        if not self.handshake.greet(self._view[: min(self._end, GREETING_BYTES)].tobytes()):
+            return False
+        self._start = GREETING_BYTES
+        return True
 
 
 def _check_command(flags: int, size_bytes: int) -> None:
-    """Commands have no part that follows, and are small; the other flags are reserved (RFC 37)."""
+    """A frame that must be a command: none that more follows, and a small one; other flags are reserved."""
+    if not flags & _COMMAND and flags <= _MORE | _LONG:
+        raise ZmtpError("a message before READY")
     if flags not in (_COMMAND, _COMMAND | _LONG) or size_bytes >= PLACED_BYTES:
         raise ZmtpError(f"a frame with flags 0x{flags:02x} of {size_bytes} bytes is none of ZMTP 3")
