@@ -9,7 +9,7 @@ from typing import Final, Literal, Self, get_args
 
 import numpy as np
 
-from benchmarks.table import Line, measured, quantiles_ms, ratio, show
+from benchmarks.table import Line, Measured, measured, quantiles_ms, ratio, show
 
 Network = Literal["cnn", "null"]
 Events = Literal["frames", "spectra"]
@@ -98,7 +98,9 @@ class Series:
     def line(self, floor: "Series | None") -> Line:
         """`floor` is the bare model of the same turns, if there is one."""
         if not self.outcomes:
-            return Line(self.row.name, self.contender, "-", measured([float("nan")]), f"NONE: {self.failure}")
+            return Line(
+                self.row.name, self.contender, "-", Measured(0.0, 0.0, 0.0, 0), f"NONE: {self.failure}"
+            )
         line = self._latency() if self.row.open else self._rate(floor)
         lost = [
             f"{n} {what}" for n, what in ((self._sum("wrong"), "WRONG"), (self._sum("missing"), "MISSING"))
