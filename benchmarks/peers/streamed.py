@@ -179,7 +179,6 @@ def _loop(stack: ExitStack, setting: Setting, row: Row) -> tuple[Ends, Tree]:
     tree = stack.enter_context(Tree([*argv, detector.hello["endpoint"], endpoint]))
     how = folder | {"verdicts": endpoint, "results": None}
     listener = stack.enter_context(Helper("benchmarks.peers.listener", how))
-    time.sleep(CONNECT_S)
     return Ends(detector, listener), tree
 
 

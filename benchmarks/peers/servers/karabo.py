@@ -17,9 +17,10 @@ TIMEOUT_S = 1.0
 
 def main(network: Network, mode: str, source: str, endpoint: str) -> None:
     model = Model(network, mode or None)
-    socket = zmq.Context().socket(zmq.PUB)
+    socket = zmq.Context().socket(zmq.XPUB)
     socket.set(zmq.SNDHWM, 100_000)
     socket.bind(endpoint)
+    socket.recv()  # the subscription: what is published before it is lost
     client = Client(source, sock="PULL", timeout=TIMEOUT_S)
     while True:
         try:
