@@ -25,6 +25,10 @@ PEERS: Final = {"PULL": ("PUSH",), "SUB": ("PUB", "XPUB"), "REQ": ("REP", "ROUTE
 GREETING_BYTES: Final = 64
 # Read at once: several small messages for one system call, and still in a second-level cache.
 STAGE_BYTES: Final = 1 << 18
+# Behind a part so large the next one likely is, too, and what a read takes of it is copied: that costs more
+# than one more system call (equal at about 64 kB). So only its head is read first: small parts, some kB.
+LARGE_BYTES: Final = 1 << 17
+HEAD_BYTES: Final = 1 << 12
 # A smaller part is copied out of what was read; for a larger one a place is asked. No command is as large.
 PLACED_BYTES: Final = 2048
 # A real message has at most 4096 (wire/types.py); one of more than this never ends.
@@ -153,6 +157,7 @@ class MessageReader:
         self._stage = bytearray(STAGE_BYTES)
         self._view = memoryview(self._stage)
         self._start = self._end = 0  # what was read into the stage and not taken out of it
+        self._room = STAGE_BYTES  # for the next read
         self._parts: list[Buffer] = []
         self._message_bytes = 0
         self._part: memoryview | None = None  # a large part under way, `_have` of it there
@@ -166,7 +171,8 @@ class MessageReader:
         if self._start:
             self._stage[:left] = self._stage[self._start : self._end]
             self._start, self._end = 0, left
-        return self._view[left:]
+        room, self._room = self._room, STAGE_BYTES
+        return self._view[left : left + room]
 
     def filled(self, size_bytes: int) -> None:
         """So many bytes were written to `space`."""
@@ -180,6 +186,8 @@ class MessageReader:
         if self._part is not None:
             if self._have < len(self._part):
                 return None
+            if self._have >= LARGE_BYTES:
+                self._room = HEAD_BYTES
             self._parts.append(self._part)
             self._part = None
             if not self._more:

@@ -10,13 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer import zmtp
-from streamer.zmtp import MAX_ANSWERS_BYTES, MAX_PARTS, PLACED_BYTES, STAGE_BYTES, MessageReader, ZmtpError
+from streamer.zmtp import (
+    HEAD_BYTES,
+    LARGE_BYTES,
+    MAX_ANSWERS_BYTES,
+    MAX_PARTS,
+    PLACED_BYTES,
+    STAGE_BYTES,
+    MessageReader,
+    ZmtpError,
+)
 from streamer.zmtp import greeting as greeted
 
 MAX_BYTES = 4 << 20
 MORE, LONG, COMMAND = 1, 2, 4
 # Where a part is stored in another way than its neighbour, or a size is written in another way.
-SIZES = [0, 1, 7, 254, 255, 256, PLACED_BYTES - 1, PLACED_BYTES, PLACED_BYTES + 1, 40_000, STAGE_BYTES + 3]
+SIZES = [0, 1, 7, 254, 255, 256, PLACED_BYTES - 1, PLACED_BYTES, PLACED_BYTES + 1]
+SIZES += [40_000, LARGE_BYTES, STAGE_BYTES + 3]
 Message = list[bytes]
 
 
@@ -112,6 +122,18 @@ def test_a_placed_part_lies_where_it_was_to_lie() -> None:
     assert feed(one, framed([[b"head", part, part]]), [100, 5000]) == [[b"head", part, part]]
     assert memory[: len(part)] == part
     assert not any(memory[len(part) :]), "written beyond its place"
+
+
+def test_of_a_large_part_behind_another_little_is_copied() -> None:
+    """What is read together with the head of a message is copied to its place; the rest is received there."""
+    asked: list[int] = []
+    large = bytes(2 * STAGE_BYTES)
+    one = served(reader(place=lambda _, size: asked.append(size)))
+    feed(one, framed([[b"head", large]]))
+    assert len(one.space()) == HEAD_BYTES
+    begun = framed([[b"head", large]])[:HEAD_BYTES]
+    assert feed(one, begun) == []
+    assert len(one.space()) == len(large) - HEAD_BYTES + len(frame(b"head")) + 9, "there, and not copied"
 
 
 def test_a_message_lives_until_the_next_one_is_asked_for() -> None:
