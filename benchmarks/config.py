@@ -57,9 +57,10 @@ def free_endpoint() -> str:
 
 
 def run_config(
-    load: Load, endpoint: str, folder: Path, bundles: tuple[str, ...] = (), **more: Any
+    load: Load, endpoint: str, folder: Path, bundles: tuple[str, ...] = (), *, store: bool = True, **more: Any
 ) -> RunConfig:
-    """A run that classifies everything it gets, records every event's results and stores one frame in 100.
+    """A run that classifies everything it gets and publishes it; with `store` it records every event's
+    results, and one frame in 100.
 
     `more` are settings of the stream.
     """
@@ -84,5 +85,5 @@ def run_config(
         "deadline_s": 0.0,  # the source is faster than the model on purpose
         **more,
     }
-    output = {"directory": folder, "segment_bytes": 64 << 20, "reserve_bytes": 256 << 20}
+    output = {"directory": folder, "store": store, "segment_bytes": 64 << 20, "reserve_bytes": 256 << 20}
     return RunConfig.model_validate({"stream": [stream], "output": output, "metrics": {"serve": False}})

@@ -25,6 +25,8 @@ NULL_LOADS: Final = (
     Load("1280-bin spectra, 256 a message", (1280,), "uint16", 256),
 )
 BATCH: Final = 32
+# A source in memory goes on so long beside the window: its start, and once round the ring.
+START_S: Final = 2.0
 # Once round it before the window begins.
 RING_BYTES: Final = 64 << 20
 
@@ -102,12 +104,35 @@ def _rate(counts: Mapping[str, float]) -> float:
 
 
 def null_rows(options: Options) -> Iterator[Line]:
+    """Verdicts and results of every event are published; stored only where the contender says so."""
     for load in options.of(NULL_LOADS):
         with Helper("benchmarks.sender", load.sender) as sender:
             sender.ask({"trains": None})
-            windows = [pipeline(load, sender, options)[0] for _ in range(options.repeats)]
-        rates = [window.rate for window in windows]
-        cpu = {stage: measured([w.cpu_us(stage) for w in windows]).median for stage in STAGES}
-        gigabytes = measured(rates).median * load.message_bytes / load.pulses / 1e9
-        note = f"{show(gigabytes)} GB/s; CPU us/event: " + ", ".join(f"{s} {show(v)}" for s, v in cpu.items())
-        yield Line(f"no model, {load.name}", "whole pipeline", "events/s", measured(rates), note, cpu)
+            turns = [
+                {
+                    "whole pipeline": pipeline(load, sender, options, store=False)[0],
+                    "and stored": pipeline(load, sender, options)[0],
+                    "generated in memory": generated(load, options),
+                }
+                for _ in range(options.repeats)
+            ]
+        for contender in turns[0]:
+            yield _null_line(load, contender, [turn[contender] for turn in turns])
+
+
+def generated(load: Load, options: Options) -> Window:
+    """The same pipeline behind a source that is no network."""
+    running = Running(load, "tcp://127.0.0.1:9", ring_bytes=RING_BYTES, store=False)
+    running.generate(options.seconds + START_S)
+    with running:
+        window = running.measure(options.seconds, load.messages_in(RING_BYTES) * load.pulses)
+        running.drain()
+        return window
+
+
+def _null_line(load: Load, contender: str, windows: list[Window]) -> Line:
+    rates = [window.rate for window in windows]
+    cpu = {stage: measured([w.cpu_us(stage) for w in windows]).median for stage in STAGES}
+    gigabytes = measured(rates).median * load.message_bytes / load.pulses / 1e9
+    note = f"{show(gigabytes)} GB/s; CPU us/event: " + ", ".join(f"{s} {show(v)}" for s, v in cpu.items())
+    return Line(f"no model, {load.name}", contender, "events/s", measured(rates), note, cpu)

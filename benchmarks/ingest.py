@@ -45,8 +45,7 @@ def _loop(contender: str) -> Callable[[Load, str, Options], Counts]:
 def stage(load: Load, endpoint: str, options: Options) -> Counts:
     """The ingest stage; its own page counts."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        config = run_config(load, endpoint, Path(folder) / "out", ring_bytes=RING_BYTES)
-        config = config.model_copy(update={"output": config.output.model_copy(update={"store": False})})
+        config = run_config(load, endpoint, Path(folder) / "out", store=False, ring_bytes=RING_BYTES)
         spec = resolve(config, config.stream[0], -1, Path(folder))
         fd = memory.create("bench", layouts(config.stream[0], spec.columns).size_bytes)
         spec = spec.model_copy(update={"fd": fd})

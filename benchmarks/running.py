@@ -50,8 +50,14 @@ class Running:
         folder = Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         self._log = self._exit.enter_context((folder / "log").open("w+b"))
         config = run_config(load, endpoint, folder / "out", bundles, **more)
-        self.settings = config.stream[0]
+        self.settings, self._pulses = config.stream[0], load.pulses
         self._pipeline = Pipeline(config, self._log)
+
+    def generate(self, seconds: float) -> None:
+        """Before the start: events come from memory for so long, and not from the endpoint."""
+        child = self._pipeline.streams["bench"].children["ingest"]
+        python, _, _, *arguments = child.argv
+        child.argv = [python, "-m", "benchmarks.generated", *arguments, str(seconds), str(self._pulses)]
 
     def __enter__(self) -> Self:
         try:

@@ -40,6 +40,9 @@ def test_a_quick_run_prints_every_row_and_writes_the_file(folder: Path) -> None:
     assert {"CPU beyond the model", "latency, 120 Hz x 1", "latency, 10 Hz x 64"} <= rows
     assert {"floor: messages of 2.56 kB", "floor: messages of 8 MiB"} <= rows
     assert sum(row.startswith("no model") for row in rows) == 2
+    assert {"whole pipeline", "and stored", "generated in memory"} <= {
+        line["contender"] for line in found["lines"]
+    }
     assert all(row in done.stdout for row in rows)
     assert found["hardware"]["cores"] == len(os.sched_getaffinity(0))
     assert {"date", "commit", "versions", "options"} <= set(found)
