@@ -63,7 +63,9 @@ def run(stage: Stage) -> None:
         tracker.arrive(train_id, like.pulse_ids)
         filling.arrived.messages += 1
         filling.arrived.accepted += 1
-        filling.store(like.again(train_id, like.raw or b""), 0, pulses, Received(time.monotonic_ns(), time.time()))
+        filling.store(
+            like.again(train_id, like.raw or b""), 0, pulses, Received(time.monotonic_ns(), time.time())
+        )
         filling.slots.reclaim()
         if filling.slots.at_inference < ENOUGH_BLOCKS:
             filling.hand_on()
@@ -72,7 +74,6 @@ def run(stage: Stage) -> None:
         filling.freed.wait(IDLE_MS)
         filling.slots.look()
         stage.alive()
-
 
 
 if __name__ == "__main__":
