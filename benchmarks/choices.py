@@ -24,10 +24,11 @@ import torch
 from benchmarks.config import Options
 from benchmarks.events import NULL_LOADS, pipeline
 from benchmarks.helper import Helper
+from benchmarks.messages import costs
 from models.bundle import Bundle, load_bundle
 from models.shipped import SHIPPED
-from streamer.engines import OPENVINO
-from streamer.engines_torch import MODES, engine_clock
+from streamer.engines.choice import OPENVINO
+from streamer.engines.plain import MODES, engine_clock
 from streamer.ledger import Page, sink_layout
 from streamer.memory import attach, create
 from streamer.runner import CpuRunner, Networks
@@ -152,7 +153,7 @@ def _onnx(bundle: Bundle, raw: Array) -> dict[int, Run]:
     import onnxruntime  # type: ignore[import-untyped]  # ships no types
     from torch.onnx import register_custom_op_symbolic  # type: ignore[attr-defined]  # not in its __all__
 
-    from streamer.engines_openvino import Rewritten
+    from streamer.engines.openvino import Rewritten
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
@@ -234,20 +235,27 @@ def _row(rates: dict[int, float]) -> str:
 
 
 def blocks() -> None:
-    """One frame a message through the whole pipeline without a model: a block each, or as they come."""
+    """One frame a message through the whole pipeline without a model, by the events that a block may hold."""
     load, options = NULL_LOADS[0], Options(repeats=5, seconds=2.0, warm_s=0.5)
-    rates: dict[str, list[float]] = {"one message a block": [], "as they come": []}
+    rates: dict[int, list[float]] = {1: [], 8: [], 32: [], 128: [], 512: []}
     with Helper("benchmarks.sender", load.sender) as sender:
         sender.ask({"trains": None})
         for _ in range(options.repeats):
-            rates["one message a block"].append(pipeline(load, sender, options, block_events=1)[0].rate)
-            rates["as they come"].append(pipeline(load, sender, options)[0].rate)
-    for name, measured in rates.items():
+            for events, measured in rates.items():
+                measured.append(pipeline(load, sender, options, block_events=events)[0].rate)
+    for events, measured in rates.items():
         spread = f"{min(measured):.0f}-{max(measured):.0f}"
-        print(f"{name:22s} {statistics.median(measured):8.0f} events/s ({spread})")
+        print(f"at most {events:3d} events a block {statistics.median(measured):8.0f} events/s ({spread})")
 
 
-CHOICES = {"ledger": ledger, "cpu": cpu, "blocks": blocks}
+def message_costs() -> None:
+    """A camera's message of one 33 kB frame in ingest, without the kernel; processor time."""
+    turns = [costs() for _ in range(REPEATS)]
+    for what in turns[0]:
+        print(f"{what:50s} {statistics.median(turn[what] for turn in turns):6.1f} us")
+
+
+CHOICES = {"ledger": ledger, "cpu": cpu, "blocks": blocks, "messages": message_costs}
 
 
 def main() -> None:

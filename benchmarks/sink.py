@@ -142,7 +142,7 @@ def _filled(n: int) -> Iterator[Filled]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         ring_bytes = max(1 << 20, SLOTS * n * LOAD.message_bytes)
-        more = {"block_events": n, "ring_bytes": ring_bytes}
+        more: dict[str, Any] = {"block_events": n, "ring_bytes": ring_bytes}
         config = run_config(LOAD, "ipc:///nowhere", folder / "out", (BUNDLE,), **more)
         spec = resolve(config, config.stream[0], -1, folder)
         archive(spec).claim()

@@ -103,9 +103,9 @@ class Filling:
     def place(self, n: int) -> memoryview | None:
         """Where the frames of a message of `n` events will be stored, so that they are received there.
 
-        Asked before the message is known; it decides nothing. What comes otherwise is copied as ever. The slot
-        may be handed on before the message is whole: nobody reads the rows behind its last event, and nobody
-        but us writes to it when it has come back.
+        Asked before the message is known; it decides nothing. What comes otherwise is copied as ever. The
+        slot may be handed on before the message is whole: nobody reads the rows behind its last event, and
+        nobody but us writes to it when it has come back.
         """
         if n > self.ring.layout.events:
             return None

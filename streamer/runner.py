@@ -2,7 +2,7 @@
 
 Owns the device: how the bundles share one upload, one preprocessing where they agree, and one download.
 Knows no sockets, no slots and no rules. Two runners with one interface: the CPU's is a plain loop around an
-engine (`engines`), the CUDA one has the same shape with fixed batch sizes, a graph for each, and two
+engine (`engines.choice`), the CUDA one has the same shape with fixed batch sizes, a graph for each, and two
 batches in flight.
 
 B batch, R packed width.
@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BFLOAT16, Bundle, verify_golden
-from streamer.engines import fastest, named
-from streamer.engines_torch import MODES as MODES
+from streamer.engines.choice import fastest, named
 
 Raw = npt.NDArray[Any]
 Packed = npt.NDArray[np.float32]

@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "metrics ids",
         "wire express assemble align attach ring batching rules routing results columns sockets tokens slots "
         "zmtp receiver config",
-        "store publish engines engines_guard engines_openvino engines_torch runner client facility",
+        "store publish engines runner client facility",
         "plan versions bundles archive finished",
         "stage check control watch",
         "filling",
@@ -34,10 +34,10 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 INSIDE = {3, 4, 5, 6}
 STAGES = {"ingest", "inference", "sink"}
 TORCH_ALLOWED = {
-    "streamer.engines",
-    "streamer.engines_guard",
-    "streamer.engines_openvino",
-    "streamer.engines_torch",
+    "streamer.engines.choice",
+    "streamer.engines.guard",
+    "streamer.engines.openvino",
+    "streamer.engines.plain",
     "streamer.runner",
     "streamer.bundles",
     "streamer.inference",

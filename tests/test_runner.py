@@ -11,7 +11,7 @@ from core_support import COLUMNS, POINTS, events, make_bundle
 from models.bundle import BFLOAT16, Bundle, load_bundle, run_bundle
 from models.manifest import BundleError
 from streamer import runner
-from streamer.engines_torch import MODES
+from streamer.engines.plain import MODES
 from streamer.runner import CpuRunner, CudaRunner, Networks, NoRunner, Runner, batches, make_runner
 
 PLAIN = MODES[0]

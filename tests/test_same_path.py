@@ -14,7 +14,8 @@ from models.recipes.recipe import Data, Recipe, Stage
 from models.tasks.table import make_task
 from models.tasks.task import answers
 from models.train import Where, train_bundle
-from streamer.runner import MODES, CpuRunner
+from streamer.engines.plain import MODES
+from streamer.runner import CpuRunner
 
 POINTS, TARGETS = 64, ("a", "b")
 RECIPE = Recipe(

@@ -16,8 +16,8 @@ from benchmarks.peers.inputs import FRAMES, LABELS, Array, Packed, load, save, s
 from benchmarks.peers.model import MAX_EVENTS, Model
 from models.bundle import BFLOAT16
 from models.simulation.bank import droplet_bank
-from streamer.engines import OPENVINO
-from streamer.engines_torch import MODES
+from streamer.engines.choice import OPENVINO
+from streamer.engines.plain import MODES
 
 # Of so many simulated frames the first 64 are taken on which all engines agree.
 CANDIDATES: Final = 96

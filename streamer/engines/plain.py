@@ -1,7 +1,7 @@
 """What an engine is, and the plain one: torch as it is.
 
 An engine runs all networks of a stream on a CPU. Other libraries are in modules of their own
-(`engines_openvino`), the choice among them in `engines`. B batch, R packed width.
+(`engines.openvino`), the choice among them in `engines.choice`. B batch, R packed width.
 """
 
 import time

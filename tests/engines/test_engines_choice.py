@@ -16,10 +16,10 @@ from models.manifest import BundleError
 from models.networks.ednn import EDNN
 from models.preprocess import Preprocess
 from models.shipped import SHIPPED
-from streamer import engines
-from streamer.engines import OPENVINO, Trial, batch_sizes, check, choose, edge_events, fastest, named
-from streamer.engines_guard import Guarded, always_masked
-from streamer.engines_torch import MODES, Engine, Events, Packed, TorchEngine
+from streamer.engines import choice as engines
+from streamer.engines.choice import OPENVINO, Trial, batch_sizes, check, choose, edge_events, fastest, named
+from streamer.engines.guard import Guarded, always_masked
+from streamer.engines.plain import MODES, Engine, Events, Packed, TorchEngine
 from streamer.runner import CpuRunner, Networks
 
 SHIPPED_NAMES = sorted(path.parent.name for path in SHIPPED.glob("*/manifest.json"))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from models.bundle import Bundle
-from streamer.engines_torch import Engine, Events, Packed
+from streamer.engines.plain import Engine, Events, Packed
 
 # Sum of the squares in a batch: a million values of a million million. Beyond it a square or a sum within
 # the network may overflow float32 (3e38).

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 pytest.importorskip("openvino", reason="the extra cpu is not installed")
 
 from models.bundle import load_bundle
-from streamer.engines import OPENVINO
-from streamer.engines_openvino import OpenVinoEngine, OpenVinoSource, covers
+from streamer.engines.choice import OPENVINO
+from streamer.engines.openvino import OpenVinoEngine, OpenVinoSource, covers
 from streamer.runner import CpuRunner
 
 

@@ -1,7 +1,7 @@
 """Ways to run the networks of a stream on a CPU, and the choice among them by measurement.
 
-Owns how an engine is checked and timed, and the rule of choice. The engines are in `engines_torch` and
-`engines_openvino`, what keeps a NaN from the latter in `engines_guard`, the batches in `runner`. Why these
+Owns how an engine is checked and timed, and the rule of choice. The engines are in `engines.plain` and
+`engines.openvino`, what keeps a NaN from the latter in `engines.guard`, the batches in `runner`. Why these
 engines and this rule: docs/decisions/cpu-inference.md.
 """
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from models.bundle import BFLOAT16, FLOAT32, Bundle, Tolerance, verify_golden
 from models.manifest import BundleError
-from streamer.engines_guard import Guarded, always_masked
-from streamer.engines_torch import MODES, Engine, Events, TorchEngine, engine_clock
+from streamer.engines.guard import Guarded, always_masked
+from streamer.engines.plain import MODES, Engine, Events, TorchEngine, engine_clock
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def _openvino(networks: nn.Module, bundles: Sequence[Bundle], plain: Engine) -> 
     if importlib.util.find_spec("openvino") is None:
         log.info("OpenVINO is not installed: `pip install xfel-streamer[cpu]` if this CPU is to run networks")
         return
-    from streamer.engines_openvino import OpenVinoEngine, OpenVinoSource, has_bfloat16
+    from streamer.engines.openvino import OpenVinoEngine, OpenVinoSource, has_bfloat16
 
     manifest = bundles[0].manifest
     source = OpenVinoSource(networks, tuple(manifest.input_shape))

@@ -1,8 +1,8 @@
 """Networks in OpenVINO: each batch size compiled for itself, and a batch made up of those sizes.
 
 Owns the way from a torch module to a compiled network and the cover of a batch. Does not own the choice
-(`engines`). OpenVINO reads what torch.jit.trace recorded, through its own front end: `convert_model` would do
-the same behind a telemetry client and takes ten times as long.
+(`engines.choice`). OpenVINO reads what torch.jit.trace recorded, through its own front end: `convert_model`
+would do the same behind a telemetry client and takes ten times as long.
 
 A network compiled for one batch size is a quarter faster than one for any size, and no size is met for the
 first time while the stream runs. B batch, R packed width.
@@ -24,7 +24,7 @@ from openvino.frontend.pytorch.ts_decoder import (  # type: ignore[import-untype
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from streamer.engines_torch import Events, Packed, engine_clock
+from streamer.engines.plain import Events, Packed, engine_clock
 
 Rewrite: TypeAlias = Callable[..., Tensor | None]
 
