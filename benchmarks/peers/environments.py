@@ -95,13 +95,14 @@ def _package(line: str) -> str:
 
 
 def _run(command: list[str]) -> str:
+    what = " ".join([Path(command[0]).name, *command[1:3]])
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=INSTALL_S, check=True, cwd=ROOT
         )
     except subprocess.CalledProcessError as error:
         last = (error.stderr or error.stdout).strip().splitlines()[-1:]
-        raise NotInstalledError(f"{' '.join(command[:4])} ...: {' '.join(last)}") from error
+        raise NotInstalledError(f"{what}: {' '.join(last)}") from error
     except subprocess.TimeoutExpired as error:
-        raise NotInstalledError(f"{' '.join(command[:4])} ...: not within {INSTALL_S:g} s") from error
+        raise NotInstalledError(f"{what}: not within {INSTALL_S:g} s") from error
     return done.stdout

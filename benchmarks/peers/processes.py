@@ -1,4 +1,4 @@
-"""A contender's processes: started in a session of their own, counted together, ended by their own ids.
+"""A contender's processes: started as a group of their own, counted together, ended by their own ids.
 
 Owns the whole tree: some peers start a dozen processes, and leave some when they are stopped.
 """
@@ -40,13 +40,13 @@ class Tree:
         self._seen: dict[int, psutil.Process] = {}
 
     def processes(self) -> list[psutil.Process]:
-        """Those that live now: the children, and who else is in the session that we began."""
+        """Those that live now: the children, and who else is in the group that we began."""
         try:
             root = psutil.Process(self._process.pid)
             found = [root, *root.children(recursive=True)]
         except psutil.NoSuchProcess:
             found = []
-        found += [other for other in psutil.process_iter() if _session(other.pid) == self._process.pid]
+        found += [other for other in psutil.process_iter() if _group(other.pid) == self._process.pid]
         self._seen |= {process.pid: process for process in found}
         return [process for process in self._seen.values() if process.is_running()]
 
@@ -97,7 +97,7 @@ class Tree:
         psutil.wait_procs(left, timeout=END_S)
 
 
-def _session(pid: int) -> int:
+def _group(pid: int) -> int:
     try:
         return os.getsid(pid)
     except OSError:  # it ended
