@@ -17,7 +17,7 @@ from typing import Final
 from streamer.errors import ConfigError
 from streamer.log import FIRST, Repeated
 from streamer.wire.types import Buffer
-from streamer.zmtp import MessageReader, Place, ZmtpError, greeting, request
+from streamer.zmtp import GREETING, MessageReader, Place, ZmtpError, request
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 CONNECT_S: Final = 1.0
 # A loaded server may take its time with READY.
 HANDSHAKE_S: Final = 10.0
+# Servers of libzmq say READY first; one that waits for ours gets it so late.
+READY_S: Final = 1.0
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
 # Of one `receive`. A server that never ends a message, or only sends commands, must not hold the stage up.
@@ -66,7 +68,7 @@ def opener(endpoint: str) -> Callable[[], socket.socket]:
 def _is_host(text: str) -> bool:
     """An IPv6 address or what can be a name; nothing is looked up."""
     with contextlib.suppress(ValueError):
-        ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]"))
+        ipaddress.IPv6Address(text[1:-1] if text[:1] + text[-1:] == "[]" else text)
         return True
     with contextlib.suppress(UnicodeError):  # of a label that is empty or too long
         return re.fullmatch(rb"[\w.-]+", text.encode("idna")) is not None
@@ -161,8 +163,7 @@ class Receiver:
         """Whatever waits, into its place; False if nothing does."""
         if not self._serving:
             self._watch_handshake()
-        if self._reader.handshake.to_send:
-            self._send(connection)
+        self._send(connection)
         try:
             size_bytes = connection.recv_into(self._reader.space())
         except BlockingIOError:
@@ -178,6 +179,8 @@ class Receiver:
         A server that has gone may have left messages in the kernel: that it has gone shows behind them.
         """
         to_send = self._reader.handshake.to_send
+        if not to_send:
+            return
         try:
             del to_send[: connection.send(to_send)]
         except BlockingIOError:
@@ -192,18 +195,15 @@ class Receiver:
 
         It takes up to CONNECT_S for each address of the host, and what the resolver takes for its name.
         """
-        try:
-            if self._socket is not None and not self._serving:
-                self._watch_handshake()
-        except ZmtpError as error:
-            self._lost(error)
+        if self._socket is not None and not self._serving:
+            self._hasten(self._socket)
         if self._socket is None and time.monotonic() >= self._next_try_s:
             self._connect()
 
     def _connect(self) -> None:
         try:
             self._socket = self._open()
-            self._socket.sendall(greeting(self._kind))
+            self._socket.sendall(GREETING)
             self._socket.setblocking(False)
         except OSError as error:  # most often nobody is there yet
             self.close()
@@ -218,6 +218,14 @@ class Receiver:
     def _new_reader(self) -> MessageReader:
         return MessageReader(self._kind, self._max_message_bytes, self._place)
 
+    def _hasten(self, connection: socket.socket) -> None:
+        """The handshake, when nothing comes that would move it."""
+        try:
+            self._watch_handshake()
+            self._send(connection)
+        except (ZmtpError, OSError) as error:
+            self._lost(error)
+
     def _watch_handshake(self) -> None:
         """Note its end. Raises ZmtpError if it takes too long, also when bytes keep coming."""
         shake = self._reader.handshake
@@ -226,8 +234,10 @@ class Receiver:
             self._served += 1
             level = logging.INFO if self._served <= FIRST else logging.DEBUG  # as `Repeated` does
             log.log(level, "connected to %s, a %s server", self._endpoint, shake.peer)
-        elif time.monotonic() > self._connected_s + HANDSHAKE_S:
+        elif (waited_s := time.monotonic() - self._connected_s) > HANDSHAKE_S:
             raise ZmtpError(f"no ZeroMQ handshake within {HANDSHAKE_S:g} s")
+        elif shake.greeted and waited_s > READY_S:
+            shake.say_ready()
 
     def _lost(self, error: ZmtpError | OSError) -> None:
         self.reconnects += self._reader.handshake.ready

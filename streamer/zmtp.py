@@ -23,6 +23,8 @@ Place = Callable[[int, int], memoryview | None]
 # What one socket may talk to, and what to configure for the other ones.
 PEERS: Final = {"PULL": ("PUSH",), "SUB": ("PUB", "XPUB"), "REQ": ("REP", "ROUTER")}
 GREETING_BYTES: Final = 64
+# Signature, version 3.0, mechanism, and zeros to the end.
+GREETING: Final = (b"\xff" + bytes(8) + b"\x7f\x03\x00NULL").ljust(GREETING_BYTES, b"\0")
 # Read at once: several small messages for one system call, and still in a second-level cache.
 STAGE_BYTES: Final = 1 << 18
 # Behind a part so large the next one likely is, too, and what a read takes of it is copied: that costs more
@@ -46,12 +48,22 @@ class ZmtpError(Exception):
     """The connection cannot go on: the other side breaks the protocol, or a limit."""
 
 
+def _property(name: bytes, value: bytes) -> bytes:
+    return bytes([len(name)]) + name + struct.pack(">I", len(value)) + value
+
+
+def _command(body: bytes) -> bytes:
+    return bytes([_COMMAND, len(body)]) + body
+
+
+def ready(kind: str) -> bytes:
+    """What a socket of this kind says of itself."""
+    return _command(b"\x05READY" + _property(b"Socket-Type", kind.encode()) + _property(b"Identity", b""))
+
+
 def greeting(kind: str) -> bytes:
-    """What a socket of this kind says at once: the greeting, and READY."""
-    signature = b"\xff" + bytes(8) + b"\x7f"
-    version, mechanism = b"\x03\x00", b"NULL".ljust(20, b"\0")
-    ready = b"\x05READY" + _property(b"Socket-Type", kind.encode()) + _property(b"Identity", b"")
-    return signature + version + mechanism + bytes(32) + _command(ready)
+    """Greeting and READY of a socket that does not wait for those of the other side."""
+    return GREETING + ready(kind)
 
 
 def request() -> bytes:
@@ -63,16 +75,12 @@ def request() -> bytes:
 _FIRST_WORDS: Final = {"PULL": b"", "SUB": b"\x00\x01\x01", "REQ": request()}
 
 
-def _property(name: bytes, value: bytes) -> bytes:
-    return bytes([len(name)]) + name + struct.pack(">I", len(value)) + value
-
-
-def _command(body: bytes) -> bytes:
-    return bytes([_COMMAND, len(body)]) + body
-
-
 class Handshake:
-    """What the two sides say to each other besides messages: greeting and commands, and our answers."""
+    """What the two sides say to each other besides messages: greeting and commands, and our answers.
+
+    Our READY waits for theirs: libzmq closes without a word when it has ours and it does not fit, and nobody
+    could say why.
+    """
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -82,6 +90,7 @@ class Handshake:
         """The kind of its socket, once it is ready."""
         self.to_send = bytearray()
         """What must be answered. Its owner sends it and takes out what was sent."""
+        self._said_ready = False
 
     def greet(self, said: bytes) -> bool:
         """Its greeting, as far as it has come; True if it is whole. Raises ZmtpError at a wrong byte."""
@@ -112,6 +121,12 @@ class Handshake:
         elif name == b"PING":
             self._answer(_command(b"\x04PONG" + body[2:18]))  # 2 bytes time to live, up to 16 of context
 
+    def say_ready(self) -> None:
+        """Once; before theirs only to a server that waits for ours."""
+        if not self._said_ready:
+            self._said_ready = True
+            self.to_send += ready(self._kind)
+
     def _answer(self, words: bytes) -> None:
         if len(self.to_send) > MAX_ANSWERS_BYTES:
             raise ZmtpError(f"the source asks for more than it takes: {len(self.to_send)} bytes wait for it")
@@ -125,6 +140,7 @@ class Handshake:
             fitting = [kind for kind, peers in PEERS.items() if peer in peers]
             hint = f"set source.socket = {fitting[0]}" if fitting else "no kind of source.socket fits"
             raise ZmtpError(f"a {peer[:20]!r} server is there, expected {PEERS[self._kind][0]}: {hint}")
+        self.say_ready()
         self.ready, self.peer = True, peer
         self.to_send += _FIRST_WORDS[self._kind]
 
