@@ -1,270 +1,150 @@
-"""python -m benchmarks.gpu: what one CUDA device does with the shipped bundles, from a ring in shared memory.
+"""python -m benchmarks.gpu [NAME ...]: what a CUDA device does with bundles, from shared memory to verdicts.
 
-Needs the core dependencies only, and says so in one line where there is no device. Each bundle runs in a
-process of its own, with the runner of the inference stage. Beside every rate stands its share of the
-roofline: the smallest of what the upload, the arithmetic and the memory of this device allow, measured here.
-
-    upload       raw bytes of an event over the measured host-to-device rate from registered memory
-    arithmetic   multiply-adds x 2 of an event over the measured rate of a bfloat16 matrix product
-    memory       activations in bfloat16, written once and read once, over the measured copy rate
+Says so in one line where there is no device. Measured are the networks of the aims (`gpu_networks`) and every
+shipped bundle, each in a process of its own with the runner of the inference stage (`gpu_bundle`). Beside
+every rate stand its share of the roofline (the smallest of what upload, arithmetic and memory of this device
+allow: `gpu_ceilings`) and its aim. Ends within 8 minutes: contenders that no time is left for are named; with
+names of bundles only those are measured, and there is time for all.
 """
 
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.helper import ROOT, BenchmarkError, Helper, options, say
-from benchmarks.network import classifier
+from benchmarks.gpu_ceilings import Ceilings, Work
+from benchmarks.gpu_networks import AIMS_HZ, NETWORKS, build
+from benchmarks.helper import ROOT, BenchmarkError, Helper
 from benchmarks.table import Line, Measured, header, measured, print_lines, quantiles_ms, show, write
-from models.bundle import Bundle, load_bundle
-from models.manifest import Column, Manifest
 from models.shipped import SHIPPED
-from streamer import memory
-from streamer.columns import split
-from streamer.ring import Ring, RingLayout
-from streamer.routing import Route, Router
-from streamer.rules import Vocabulary
-from streamer.runner import CudaRunner, Networks
 
-REPEATS: Final = 5
-# A device settles in some tens of ms; the host's clock is read twice in each window.
-WINDOW_S: Final = 0.5
-SINGLE_BLOCKS: Final = 1000
-FRAME_BATCHES: Final = (1, 8, 32, 64, 128, 256, 512)
-# Small events need more of them to fill a device.
-SPECTRUM_BATCHES: Final = (1, 64, 256, 1024, 2048)
-# More than the device's cache holds (50 MB on an H100), so that uploads and copies go to memory.
-RING_BYTES: Final = 512 << 20
-MATRIX: Final = 8192
+TOTAL_S: Final = 450.0  # of the 480 that a run may take: the rest is for starts and ends of processes
+SERVED_S: Final = 60.0  # loading, capturing some 20 graphs twice, 8 s of measuring
+# Compiling takes half a minute, with trying kernels out minutes where there is much to try. The order is that
+# of what the result says: where time is short, the last ones are left out.
+CONTENDERS_S: Final = {"fused": 60.0, "compiled": 90.0, "searched": 45.0}
+LEAST_S: Final = 20.0  # a process that gets less cannot even load
 
 
-@dataclass(frozen=True)
-class Ceilings:
-    """What this device can do at most, measured."""
+@dataclass
+class Run:
+    """Processes one after the other, within the time of the whole."""
 
-    upload_bytes_per_s: float
-    flop_per_s: float
-    copy_bytes_per_s: float
+    give_up_s: float
+    left_out: dict[str, str] = field(default_factory=dict)
 
-    def events_per_s(self, work: "Work") -> dict[str, float]:
-        return {
-            "upload": self.upload_bytes_per_s / work.upload_bytes,
-            "arithmetic": self.flop_per_s / work.flop,
-            "memory": self.copy_bytes_per_s / work.memory_bytes,
-        }
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one event costs."""
-
-    upload_bytes: int
-    flop: float
-    memory_bytes: float
-
-
-# --- ceilings -----------------------------------------------------------------------------------------
+    def ask(self, kind: str, folder: Path, limit_s: float) -> dict[str, Any] | None:
+        """The answer of one process, or None with the reason in `left_out`."""
+        what = f"{folder.name} {kind}".strip()
+        limit_s = min(limit_s, self.give_up_s - time.monotonic())
+        if limit_s < LEAST_S:
+            self.left_out[what] = "no time left"
+            return None
+        try:
+            with Helper("benchmarks.gpu_bundle", {"kind": kind, "folder": str(folder)}) as helper:
+                answer = helper.ask({}, limit_s)
+        except BenchmarkError as error:
+            answer = {"error": f"{error} ({limit_s:.0f} s)"}
+        if "error" in answer:
+            self.left_out[what] = answer["error"]
+            return None
+        return answer
 
 
-def _seconds(run: Callable[[], object], times: int) -> float:
-    """Median seconds of one `run`, by the device's own clock."""
-    run()
-    torch.cuda.synchronize()
-    taken: list[float] = []
-    for _ in range(REPEATS):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        for _ in range(times):
-            run()
-        end.record()
-        end.synchronize()
-        taken.append(begin.elapsed_time(end) * 1e-3 / times)
-    return statistics.median(taken)
+def bundles(folder: Path) -> list[Path]:
+    """Those of the aims, built into `folder`, and every shipped one."""
+    return build(folder) + sorted(path.parent for path in SHIPPED.glob("*/manifest.json"))
 
 
-def ceilings(upload_bytes_per_s: float) -> Ceilings:
-    a = torch.randn(MATRIX, MATRIX, device="cuda", dtype=torch.bfloat16)
-    out = torch.empty_like(a)
-    product_s = _seconds(lambda: torch.matmul(a, a, out=out), 5)
-    big = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    half = len(big) // 2
-    copy_s = _seconds(lambda: big[:half].copy_(big[half:]), 5)
-    return Ceilings(upload_bytes_per_s, 2 * MATRIX**3 / product_s, 2 * half / copy_s)
-
-
-def upload_rate(frames: np.ndarray[Any, np.dtype[Any]]) -> dict[str, float]:
-    """Bytes a second from the registered ring to the device, by size of one copy."""
-    host = torch.from_numpy(frames.reshape(-1).view(np.uint8))
-    device = torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
-    rates = {}
-    for size in (1 << 20, 8 << 20, 64 << 20):
-        starts = range(0, len(host) - size + 1, size)
-        part = [host[start : start + size] for start in starts][:8]
-
-        def upload(parts: Sequence[Tensor] = part, size: int = size) -> None:
-            for one in parts:
-                device[:size].copy_(one, non_blocking=True)
-
-        rates[f"{size >> 20} MiB"] = len(part) * size / _seconds(upload, 4)
-    return rates
-
-
-def work(bundle: Bundle) -> Work:
-    """Counted on the CPU: the operations of one event, and the sizes of what its layers write."""
-    raw = bundle.golden_input[:1]
-    written: list[int] = []
-    networks = Networks([bundle]).eval()
-    leaves = [module for module in networks.modules() if not list(module.children())]
-
-    def note(_module: object, _inputs: object, out: object) -> None:
-        if isinstance(out, Tensor):
-            written.append(out.numel())
-
-    hooks = [leaf.register_forward_hook(note) for leaf in leaves]
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        networks(raw)
-    for hook in hooks:
-        hook.remove()
-    # Activations of two bytes, written and read once.
-    return Work(raw.nbytes, float(counter.get_total_flops()), 4.0 * max(1, sum(written)))
-
-
-# --- one bundle ---------------------------------------------------------------------------------------
-
-
-class Bench:
-    """A ring of events in shared memory and the runner of the inference stage over it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.bundle = load_bundle(folder)
-        manifest = self.bundle.manifest
-        self.batches = FRAME_BATCHES if len(manifest.input_shape) > 1 else SPECTRUM_BATCHES
-        self.frames = _ring(manifest, self.batches[-1])
-        golden = self.bundle.golden_input.numpy()
-        for slot in self.frames:
-            slot[:] = np.resize(golden, slot.shape)
-        device = torch.device("cuda")
-        self.runner = CudaRunner([self.bundle], self.frames, self.batches[-1], device)
-        self.router = _router(manifest.columns)
-
-    def rates(self, batch: int) -> list[float]:
-        return [self._rate(batch) for _ in range(REPEATS)]
-
-    def _rate(self, batch: int) -> float:
-        """Events a second with as many batches under way as the stage keeps."""
-        events, step, pending = 0, 0, []
-        start_s = time.perf_counter()
-        while time.perf_counter() < start_s + WINDOW_S:
-            pending.append(self.runner.submit([self.frames[step % len(self.frames), :batch]]))
-            step += 1
-            if len(pending) == self.runner.depth:
-                events += len(pending.pop(0).wait())
-        events += sum(len(one.wait()) for one in pending)
-        return events / (time.perf_counter() - start_s)
-
-    def verdict_seconds(self, n: int) -> list[float]:
-        """From a block in the ring to its verdicts, one block at a time."""
-        columns, seconds = self.bundle.manifest.columns, []
-        train_id, pulse_id = np.ones(n, np.uint64), np.arange(n, dtype=np.uint64)
-        for step in range(SINGLE_BLOCKS):
-            begin_s = time.perf_counter()
-            packed = self.runner.submit([self.frames[step % len(self.frames), :n]]).wait()
-            self.router.decide(split(packed, columns), train_id, pulse_id)
-            seconds.append(time.perf_counter() - begin_s)
-        return seconds[SINGLE_BLOCKS // 10 :]  # the first ones warm up
-
-
-def _ring(manifest: Manifest, events: int) -> np.ndarray[Any, np.dtype[Any]]:
-    dtype = np.dtype(manifest.input_dtype)
-    slot_bytes = events * int(np.prod(manifest.input_shape)) * dtype.itemsize
-    layout = RingLayout(max(4, RING_BYTES // slot_bytes), events, manifest.input_shape, dtype)
-    frames: np.ndarray[Any, np.dtype[Any]] = Ring(
-        memory.attach(memory.create("bench", layout.size_bytes)), layout
-    ).frames
-    return frames
-
-
-def _router(columns: Sequence[Column]) -> Router:
-    return Router([Route("sample", None, 100)], Vocabulary(columns), 1, "bench")
-
-
-def measure(folder: str) -> Mapping[str, Any]:
-    """Everything about one bundle, in plain values."""
-    bench = Bench(Path(folder))
-    uploads = upload_rate(bench.frames)
-    limits = ceilings(max(uploads.values()))
-    per_event = work(bench.bundle)
-    return {
-        "name": bench.bundle.manifest.name,
-        "uploads": uploads,
-        "ceilings": asdict(limits),
-        "work": asdict(per_event),
-        "limits": limits.events_per_s(per_event),
-        "rates": {str(batch): bench.rates(batch) for batch in bench.batches},
-        "latency": {str(n): quantiles_ms(bench.verdict_seconds(n)) for n in (1, 64)},
-    }
+def measure(run: Run, paths: list[Path]) -> tuple[dict[str, Any], list[Line]]:
+    """About the device, and the table. First all as the stage serves them, then the contenders."""
+    about = run.ask("device", Path(), SERVED_S)
+    if about is None:
+        return {}, []
+    limits, table, work = Ceilings(**about["ceilings"]), list(device_lines(about)), {}
+    for path in paths:
+        found = run.ask("served", path, SERVED_S)
+        if found is not None:
+            work[path.name] = Work(**found["work"])
+            table += lines(found, limits)
+    names = [network.name for network in NETWORKS]
+    for kind, most_s in CONTENDERS_S.items():
+        for path in (path for path in paths if path.name in names and path.name in work):
+            found = run.ask(kind, path, most_s)
+            if found is not None:
+                what = f"batch {found['batch']}, {kind}"
+                table.append(rate_line(path.name, what, found["rates"], limits.events_per_s(work[path.name])))
+    return about, table
 
 
 # --- the table ----------------------------------------------------------------------------------------
 
 
-def lines(found: Mapping[str, Any]) -> Iterator[Line]:
-    name, limits = found["name"], found["limits"]
-    bound = min(limits, key=lambda kind: float(limits[kind]))
-    for size, rate in found["uploads"].items():
-        yield Line("upload from the registered ring", size, "GB/s", _one(rate / 1e9))
+def device_lines(about: Mapping[str, Any]) -> Iterator[Line]:
+    for size, rate in about["uploads"].items():
+        yield Line("upload from registered memory", size, "GB/s", _one(rate / 1e9))
+    found = about["ceilings"]
+    yield Line("matrix product, bfloat16", "torch", "TFLOP/s", _one(found["flop_per_s"] / 1e12))
+    yield Line("copy on the device, read + written", "torch", "GB/s", _one(found["copy_bytes_per_s"] / 1e9))
+
+
+def lines(found: Mapping[str, Any], ceilings: Ceilings) -> Iterator[Line]:
+    """One bundle as the stage serves it."""
+    name, work = found["name"], Work(**found["work"])
+    limits = ceilings.events_per_s(work)
     for batch, rates in found["rates"].items():
-        summary = measured(rates)
-        share = summary.median / limits[bound]
-        note = f"{share:.0%} of the roofline, {show(limits[bound])} events/s by {bound}"
-        yield Line(name, f"batch {batch}", "events/s", summary, note, {"share": share, **limits})
-    for n, quantiles in found["latency"].items():
+        yield rate_line(name, f"batch {batch}", rates, limits)
+    yield Line(name, "batch of blocks of 1", "events/s", measured(found["small"]))
+    for n, seconds in found["latency_s"].items():
+        quantiles = quantiles_ms(seconds)
         note = ", ".join(f"{key.replace('_', '.')} {show(value)}" for key, value in quantiles.items())
-        row = f"{name}: block of {n}, ring to verdict"
-        yield Line(row, "CudaRunner + routes", "ms (p50)", _one(quantiles["p50"]), note, quantiles)
+        row = f"{name}: block of {n} each ms, ring to verdict"
+        yield Line(row, "served", "ms (p50)", _one(quantiles["p50"]), note, quantiles)
+    note = f"{show(work.upload_bytes)} bytes up, {show(work.memory_bytes)} bytes in the device's memory"
+    yield Line(f"{name}: an event", "counted", "MFLOP", _one(work.flop / 1e6), note)
+
+
+def rate_line(name: str, contender: str, rates: list[float], limits: Mapping[str, float]) -> Line:
+    """A rate with its share of the roofline, and of the aim where there is one."""
+    summary = measured(rates)
+    bound = min(limits, key=lambda kind: limits[kind])
+    values = {"share": summary.median / limits[bound], **limits}
+    note = f"{values['share']:.0%} of the roofline, {show(limits[bound])} events/s by {bound}"
+    if name in AIMS_HZ:
+        values["aim"] = AIMS_HZ[name]
+        note += f"; {summary.median / values['aim']:.2f} of the aim, {show(values['aim'])}"
+    return Line(name, contender, "events/s", summary, note, values)
 
 
 def _one(value: float) -> Measured:
     return Measured(value, value, value, 1)
 
 
-def bundles(folder: Path) -> list[Path]:
-    """Every shipped bundle; the classifier with fresh weights where none is."""
-    shipped = sorted(path.parent for path in SHIPPED.glob("*/manifest.json"))
-    return shipped or [classifier(folder)]
-
-
-def main() -> int:
+def main(asked: Sequence[str]) -> int:
+    """`asked`: names of bundles; none: all of them."""
     if not torch.cuda.is_available():
         print("no CUDA device: nothing to measure here (python -m benchmarks measures the CPU)")
         return 0
-    about = header() | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    table: list[Line] = []
+    about, run = header(), Run(time.monotonic() + TOTAL_S)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for path in bundles(Path(folder)):
-            try:
-                with Helper("benchmarks.gpu", {"folder": str(path)}) as helper:
-                    table += lines(helper.hello)
-            except BenchmarkError as error:
-                print(f"{path.name}: {error}", file=sys.stderr)
-    print(f"{about['date']}, commit {about['commit']}, {about['gpu']}, torch {torch.__version__}")
+        paths = [path for path in bundles(Path(folder)) if path.name in asked or not asked]
+        if not paths:
+            print(f"expected names of {[path.name for path in bundles(Path(folder))]}, got {list(asked)}")
+            return 2
+        device, table = measure(run, paths)
+    about |= device | {"left_out": run.left_out}
+    print(f"{about['date']}, commit {about['commit']}, {about.get('gpu')}, torch {torch.__version__}")
     print_lines(table)
+    for what, why in run.left_out.items():
+        print(f"left out: {what}: {why}")
     print(f"\nwritten to {write(ROOT / 'benchmarks' / 'results', '-gpu', about, table)}")
     return 0 if table else 1
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        say(measure(**options()))
-    else:
-        sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -8,10 +8,11 @@ batches in flight.
 B batch, R packed width.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 
 # Addresses that are page-locked: a swap finds the ring as the first runner left it.
 _registered: set[int] = set()
+
+# A copy to the device costs the host some 5 us whatever its size; the host copies 64 KiB in that time.
+GATHER_BYTES: Final = 64 << 10
+_CAST_BY_AUTOCAST: Final = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Pending(Protocol):
@@ -148,44 +153,47 @@ class CudaRunner:
     `frames` is the ring's array of frames: its memory is registered with CUDA once (page-locked), so that
     uploads are asynchronous and of raw integers. Preprocessing, networks and the one packed download are in
     the graph; the uploads are outside it, because a batch lies wherever its slots lie.
+
+    A lane is used again `depth` batches later: whoever submits waits for the oldest batch first. What the
+    lane holds for it (staging, static input, pinned output) is written on the lane's one stream, in order.
     """
 
     depth = 2
 
     def __init__(self, bundles: Sequence[Bundle], frames: Raw, max_events: int, device: torch.device) -> None:
-        self._device = device
-        register(frames)
+        self._largest, self._next = max_events, 0
+        shape = (max_events, *bundles[0].manifest.input_shape)
         raw_type = torch.from_numpy(frames[:0]).dtype
-        networks = _channels_last(Networks(bundles)).to(device)
-        event_shape = tuple(bundles[0].manifest.input_shape)
-        sizes = [1 << power for power in range((max_events - 1).bit_length() + 1)]
-        self._lanes = [
-            _Lane(networks, (sizes[-1], *event_shape), raw_type, sizes, device) for _ in range(self.depth)
-        ]
-        self._next = 0
-        for bundle in bundles:
-            verify_golden(bundle, self._one(bundle), BFLOAT16, f"{bundle.manifest.name} on {device}")
+        # Registering, captures, events and pools all go to the device that is current.
+        with torch.cuda.device(device):
+            register(frames, device)
+            networks = on_device(bundles, frames, device)
+            sizes = graph_sizes(max_events)
+            self._lanes = [Lane(networks, shape, raw_type, sizes, device) for _ in range(self.depth)]
+        self._verify(bundles, device)
 
     def submit(self, blocks: Sequence[Raw]) -> Pending:
         lane = self._lanes[self._next]
         self._next = (self._next + 1) % self.depth
         return lane.submit(blocks)
 
-    def _one(self, bundle: Bundle) -> Callable[[Tensor], Tensor]:
-        def run(raw: Tensor) -> Tensor:
-            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
-                packed: Tensor = bundle.network(bundle.preprocess(raw.to(self._device))).float()
-            return packed
+    def _verify(self, bundles: Sequence[Bundle], device: torch.device) -> None:
+        """The golden answers, from the graphs of every lane. Raises BundleError."""
+        for lane in self._lanes:
+            start = 0
+            for bundle in bundles:
+                columns = slice(start, start + bundle.manifest.packed_width)
+                where = f"{bundle.manifest.name} on {device}"
+                verify_golden(bundle, lane.answers(self._largest, columns), BFLOAT16, where)
+                start = columns.stop
 
-        return run
 
-
-class _Lane:
+class Lane:
     """One of the batches in flight: its stream, its static input and output, a graph for each batch size."""
 
     def __init__(
         self,
-        networks: Networks,
+        networks: Callable[[Tensor], Tensor],
         shape: tuple[int, ...],
         dtype: torch.dtype,
         sizes: Sequence[int],
@@ -193,23 +201,27 @@ class _Lane:
     ) -> None:
         self._stream = torch.cuda.Stream(device)
         self._input = torch.zeros(shape, dtype=dtype, device=device)
+        small = self._input[0].nbytes <= GATHER_BYTES
+        self._staging = torch.empty(shape, dtype=dtype, pin_memory=True) if small else None
         self._sizes = sizes
         self._event = torch.cuda.Event()
         self._n, self._size = 0, sizes[0]
-        # One memory pool a lane: its graphs never run at once, those of two lanes do.
+        # One memory pool a lane: its graphs never run at once, those of two lanes do. Nothing lives from one
+        # graph to the next, so they may be replayed in any order.
         pool = torch.cuda.graph_pool_handle()
         # Largest first: the later graphs fit into the memory that it took.
         graphs = {size: self._capture(networks, size, pool) for size in reversed(sizes)}
         self._graphs = {size: graph for size, (graph, _) in graphs.items()}
         self._outputs = {size: output for size, (_, output) in graphs.items()}
 
-    def _capture(self, networks: Networks, size: int, pool: Any) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _capture(
+        self, networks: Callable[[Tensor], Tensor], size: int, pool: Any
+    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         raw = self._input[:size]
 
         def forward() -> Tensor:
             with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-                packed: Tensor = networks(raw).float()
-            return packed
+                return networks(raw).float()
 
         with torch.cuda.stream(self._stream):
             width = [forward() for _ in range(3)][-1].shape[1]  # warm-up: libraries choose their kernels
@@ -222,16 +234,25 @@ class _Lane:
         return graph, output
 
     def submit(self, blocks: Sequence[Raw]) -> Pending:
+        n = sum(map(len, blocks))
+        if n > len(self._input):
+            # Checked before anything is queued: the lane stays as it was.
+            raise ValueError(f"a batch on the device: expected at most {len(self._input)} events, got {n}")
+        self._n, self._size = n, next(size for size in self._sizes if size >= n)
         with torch.cuda.stream(self._stream):
-            start = 0
-            for block in blocks:
-                self._input[start : start + len(block)].copy_(torch.from_numpy(block), non_blocking=True)
-                start += len(block)
-            self._n = start
-            self._size = next(size for size in self._sizes if size >= start)
+            self._upload(blocks)
             self._graphs[self._size].replay()
             self._event.record(self._stream)
         return self
+
+    def _upload(self, blocks: Sequence[Raw]) -> None:
+        """One copy a block, straight from the ring; many small blocks are put side by side first."""
+        if self._staging is not None and gathered(blocks, self._staging.numpy()):
+            blocks = [self._staging.numpy()[: self._n]]
+        start = 0
+        for block in blocks:
+            self._input[start : start + len(block)].copy_(torch.from_numpy(block), non_blocking=True)
+            start += len(block)
 
     def done(self) -> bool:
         return bool(self._event.query())
@@ -241,8 +262,68 @@ class _Lane:
         packed: Packed = self._outputs[self._size][: self._n].numpy().copy()
         return packed
 
+    def answers(self, largest: int, columns: slice) -> Callable[[Tensor], Tensor]:
+        """Raw [B, *event] on the CPU -> these columns of the packed results, from this lane's graphs."""
 
-def register(frames: Raw) -> None:
+        def run(raw: Tensor) -> Tensor:
+            packed = [self.submit([part.numpy()]).wait() for part in raw.split(largest)]
+            return torch.from_numpy(np.concatenate(packed)[:, columns])
+
+        return run
+
+
+def graph_sizes(largest: int) -> list[int]:
+    """Batch sizes with a graph of their own, ascending: powers of two, from 8 on the middle between two, and
+    the largest itself. A batch is padded to the next one: a train of 352 to nothing, not to 512.
+    """
+    powers = [1 << power for power in range(largest.bit_length())]
+    middles = [power + power // 2 for power in powers if power >= 8]
+    return sorted({size for size in (*powers, *middles) if size < largest} | {largest})
+
+
+def gathered(blocks: Sequence[Raw], staging: Raw) -> bool:
+    """Put blocks that are small on average side by side into `staging`; False if they are left where they
+    lie."""
+    if len(blocks) < 2 or sum(block.nbytes for block in blocks) > GATHER_BYTES * len(blocks):
+        return False
+    np.concatenate(blocks, out=staging[: sum(map(len, blocks))])
+    return True
+
+
+def on_device(bundles: Sequence[Bundle], frames: Raw, device: torch.device) -> Networks:
+    """The networks as the lanes run them; `frames` [slots, events, *event] for shape and type of an event."""
+    networks = _channels_last(Networks(bundles)).to(device)
+    cast_once(networks, torch.from_numpy(frames[0, :1]).to(device))
+    torch.cuda.synchronize(device)  # this ran on another stream than the lanes'
+    return networks
+
+
+def cast_once(networks: nn.Module, raw: Tensor) -> None:
+    """Keep the weights of convolutions and linear layers in bfloat16 where autocast would cast them.
+
+    Autocast casts weights that need no gradient in every call (its cache holds only those that do), so every
+    replay of a graph would: a kernel for each weight, and its bytes twice. The numbers are the same. A layer
+    that runs with autocast off keeps float32; so does one that a network calls by its weight.
+    """
+    layers = [module for module in networks.modules() if isinstance(module, _CAST_BY_AUTOCAST)]
+    under: dict[nn.Module, bool] = {}
+
+    def note(module: nn.Module, _inputs: Any) -> None:
+        under[module] = under.get(module, True) and torch.is_autocast_enabled(raw.device.type)
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        with torch.inference_mode(), torch.autocast(raw.device.type, torch.bfloat16):
+            networks(raw)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer in (layer for layer, always in under.items() if always):
+        for parameter in layer.parameters(recurse=False):
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def register(frames: Raw, device: torch.device) -> None:
     """Page-lock the memory of `frames` for CUDA. Slow, so once, before the stage is ready.
 
     torch has no call that locks memory in place (pytorch#32167), so the runtime's own is used.
@@ -254,6 +335,9 @@ def register(frames: Raw) -> None:
     _registered.add(whole.ctypes.data)
     if code:
         log.warning("cudaHostRegister gave error %d: uploads will be slower (unlocked memory)", code)
+        # The runtime keeps the error for the next kernel to report as its own; this kernel takes it.
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device=device)
 
 
 def make_runner(bundles: Sequence[Bundle], frames: Raw, max_events: int, device: str, threads: int) -> Runner:
