@@ -29,8 +29,8 @@ HANDSHAKE_S: Final = 10.0
 READY_S: Final = 1.0
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
-# Of one `receive`. A server that never ends a message, or only sends commands, must not hold the stage up.
-MOST_READS: Final = 64
+# The longest `receive`: a server that sends without ever ending a message must not hold the stage up.
+TURN_S: Final = 0.1
 # A dead host is found after 10 + 3 x 5 s without an answer, and as soon when it owes us an acknowledgement:
 # with that, the kernel sends no probes and would by itself try for a quarter of an hour.
 _TCP_OPTIONS: Final = (
@@ -146,11 +146,8 @@ class Receiver:
         if self._socket is None:
             return None
         try:
-            parts, reads = self._reader.message(), 0
-            while parts is None:
-                if reads == MOST_READS or not self._read(self._socket):
-                    return None
-                parts, reads = self._reader.message(), reads + 1
+            if (parts := self._reader.message()) is None and (parts := self._next(self._socket)) is None:
+                return None
             if self._kind == "REQ":
                 self._reader.handshake.to_send += request()
                 self._send(self._socket)
@@ -158,6 +155,15 @@ class Receiver:
             self._lost(error)
             return None
         return parts
+
+    def _next(self, connection: socket.socket) -> list[Buffer] | None:
+        """Read until a message is whole, nothing waits, or the turn is over."""
+        end_s = time.monotonic() + TURN_S
+        while self._read(connection):
+            parts = self._reader.message()
+            if parts is not None or time.monotonic() > end_s:
+                return parts
+        return None
 
     def _read(self, connection: socket.socket) -> bool:
         """Whatever waits, into its place; False if nothing does."""

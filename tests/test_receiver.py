@@ -468,7 +468,7 @@ def test_an_http_server_is_told_from_a_slow_one(
 def test_commands_without_end_do_not_keep_the_caller(
     server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver_module, "MOST_READS", 1)
+    monkeypatch.setattr(receiver_module, "TURN_S", 0.0)
     receiver = connect(server.endpoint)
     peer = server.serve(receiver)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * STAGE_BYTES)
@@ -484,7 +484,7 @@ def test_what_is_there_after_the_last_read_is_given(
     server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel would not tell of it again."""
-    monkeypatch.setattr(receiver_module, "MOST_READS", 1)
+    monkeypatch.setattr(receiver_module, "TURN_S", 0.0)
     receiver = connect(server.endpoint)
     server.serve(receiver).sendall(b"\x00\x01a\x00\x01b")
     select.select([receiver], [], [], PATIENCE_S)
