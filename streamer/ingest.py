@@ -53,9 +53,9 @@ class Ingest:
         self.receiver = Receiver(source.socket, source.endpoint, source.max_message_bytes, self.place)
         self.repeated = Repeated(stage.log)
         self._silent_until_s = time.monotonic() + SILENT_S
-        self.poll = select.poll()
-        self.poll.register(self.filling.freed, select.POLLIN)
-        self._watched = -1  # the connection that `poll` looks at
+        self.poll, self.poll_freed = select.poll(), select.poll()
+        self.poll_freed.register(self.filling.freed, select.POLLIN)
+        self._watched = -1  # the connection that both look at
 
     # --- life ---------------------------------------------------------------------------------------
 
@@ -72,17 +72,24 @@ class Ingest:
         self._drain()
 
     def wait(self, limit_ms: int) -> None:
-        """Until bytes or a free slot come. Without a connection, one is made first."""
+        """Until bytes come, or a slot comes back while a block waits for that."""
+        self._watch()
+        poll = self.poll if self.filling.block is None else self.poll_freed
+        if not poll.poll(limit_ms):
+            self._idle()
+
+    def _watch(self) -> None:
+        """Look at the connection there is; without one, make one."""
         if self.receiver.fileno() < 0:
             self.receiver.check_connection()
-        if (fd := self.receiver.fileno()) != self._watched:
+        if (fd := self.receiver.fileno()) == self._watched:
+            return
+        for poll in (self.poll, self.poll_freed):
             if self._watched >= 0:
-                self.poll.unregister(self._watched)
+                poll.unregister(self._watched)
             if fd >= 0:
-                self.poll.register(fd, select.POLLIN)
-            self._watched = fd
-        if not self.poll.poll(limit_ms):
-            self._idle()
+                poll.register(fd, select.POLLIN)
+        self._watched = fd
 
     def _idle(self) -> None:
         """Nothing came for a while: is the source still there, is a token lost?"""

@@ -318,7 +318,7 @@ def test_the_table_of_seen_pulses_survives_a_crash(stream: Line) -> None:
 
 def test_messages_come_over_the_socket(stream: Line) -> None:
     ingest = stream.ingest()
-    until(lambda: ingest.wait(10) or stream.source.poll(0, zmq.POLLOUT))
+    until(lambda: ingest.wait(10) or ingest.read_waiting() or stream.source.poll(0, zmq.POLLOUT))
     stream.source.send_multipart(message(1, 3))
 
     def came() -> bool:
