@@ -17,7 +17,7 @@ from typing import Final
 from streamer.errors import ConfigError
 from streamer.log import FIRST, Repeated
 from streamer.wire.types import Buffer
-from streamer.zmtp import GREETING, MessageReader, Place, ZmtpError, request
+from streamer.zmtp import GREETING, MessageReader, Place, ZmtpError
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Receiver:
             if (parts := self._reader.message()) is None and (parts := self._next(self._socket)) is None:
                 return None
             if self._kind == "REQ":
-                self._reader.handshake.to_send += request()
+                self._reader.handshake.ask()
                 self._send(self._socket)
         except (ZmtpError, OSError) as error:
             self._lost(error)

@@ -127,6 +127,10 @@ class Handshake:
             self._said_ready = True
             self.to_send += ready(self._kind)
 
+    def ask(self) -> None:
+        """For the next message, with REQ."""
+        self._answer(request())
+
     def _answer(self, words: bytes) -> None:
         if len(self.to_send) > MAX_ANSWERS_BYTES:
             raise ZmtpError(f"the source asks for more than it takes: {len(self.to_send)} bytes wait for it")
@@ -251,7 +255,7 @@ class MessageReader:
         """A large part: take what has come of it. False if that is not all; the rest is read to its place."""
         part = self._place(len(self._parts) - self._envelope, size_bytes)
         if part is None:
-            part = np.empty(size_bytes, np.uint8).data  # not bytearray, which writes zeros first
+            part = _memory(size_bytes)
         have = min(self._end - start, size_bytes)
         part[:have] = self._view[start : start + have]
         self._start = start + have
@@ -275,6 +279,16 @@ class MessageReader:
             return False
         self._start = GREETING_BYTES
         return True
+
+
+def _memory(size_bytes: int) -> memoryview:
+    """Not a bytearray, which writes zeros first. Raises ZmtpError if there is none."""
+    try:
+        return np.empty(size_bytes, np.uint8).data
+    except (MemoryError, ValueError) as error:  # ValueError: more than an index can count
+        raise ZmtpError(
+            f"no memory for a part of {size_bytes} bytes; lower source.max_message_bytes"
+        ) from error
 
 
 def _check_command(flags: int, size_bytes: int) -> None:

@@ -492,17 +492,27 @@ def test_what_is_there_after_the_last_read_is_given(
     assert receiver.receive() == [b"b"]
 
 
-def test_a_server_that_asks_and_takes_no_answers_is_given_up(
-    server: Server, connect: Connect, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("kind", "server_kind", "said"), [("PULL", "PUSH", PING), ("REQ", "REP", b"\x01\x00\x00\x05reply")]
+)
+def test_a_server_that_never_takes_what_it_makes_us_say_is_given_up(
+    server: Server,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    server_kind: str,
+    said: bytes,
 ) -> None:
-    receiver = connect(server.endpoint)
-    peer = server.serve(receiver)
+    receiver = connect(server.endpoint, kind)
+    peer = server.serve(receiver, server_kind)
     peer.setblocking(False)
 
     def lost() -> bool:
         with contextlib.suppress(OSError):
-            peer.send(PING * 100)
-        return receiver.receive() is not None or receiver.reconnects > 0
+            peer.send(said * 100)
+        while receiver.receive() is not None:
+            pass
+        return receiver.reconnects > 0
 
     until(lost)
     assert "asks for more than it takes" in caplog.text

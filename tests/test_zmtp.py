@@ -333,6 +333,13 @@ def test_a_part_above_the_limit_is_refused_before_there_is_memory_for_it(size_by
     assert peak_bytes < 100_000
 
 
+@pytest.mark.parametrize("size_bytes", [2**60, 2**63])
+def test_a_part_for_which_there_is_no_memory_ends_the_connection(size_bytes: int) -> None:
+    """Only where somebody has configured such a limit."""
+    with pytest.raises(ZmtpError, match=f"no memory for a part of {size_bytes} bytes"):
+        feed(served(reader(limit=2**64)), b"\x02" + struct.pack(">Q", size_bytes))
+
+
 def test_the_limit_is_one_of_the_whole_message() -> None:
     one = served(reader(limit=5000))
     exact = [b"x" * 2500, b"y" * 2400, b"z" * 100]
