@@ -32,7 +32,17 @@ from models.manifest import Column
 from streamer.columns import split
 from streamer.routing import Route, Router
 from streamer.rules import Vocabulary
-from streamer.runner import CudaRunner, Lane, Pending, Runner, on_device, register
+from streamer.runner import (
+    CudaRunner,
+    Lane,
+    Networks,
+    Pending,
+    Runner,
+    cast_once,
+    channels_last,
+    register,
+    under_autocast,
+)
 
 Frames = npt.NDArray[Any]
 
@@ -59,10 +69,10 @@ class OneSize:
 
     depth = 2
 
-    def __init__(self, networks: Callable[[torch.Tensor], torch.Tensor], like: Frames) -> None:
+    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], like: Frames) -> None:
         device, dtype = torch.device("cuda"), torch.from_numpy(like[:0]).dtype
         size, *shape = like.shape[1:]
-        self.lanes = [Lane(networks, (size, *shape), dtype, [size], device) for _ in range(self.depth)]
+        self.lanes = [Lane(run, (size, *shape), dtype, [size], device) for _ in range(self.depth)]
         self._next = 0
 
     def submit(self, blocks: Sequence[Frames]) -> Pending:
@@ -167,12 +177,14 @@ def contender(folder: Path, kind: str) -> Mapping[str, Any]:
     largest = batches(bundle)[-1]
     frames, device = filled(bundle, largest), torch.device("cuda")
     register(frames, device)
-    networks = on_device([bundle], frames, device)
+    networks = channels_last(Networks([bundle])).to(device)
+    cast_once(networks, torch.from_numpy(frames[0, :1]).to(device))
+    torch.cuda.synchronize()
     torch.backends.cudnn.benchmark = True
     run: Callable[[torch.Tensor], torch.Tensor] = networks
     if COMPILED[kind]:
         run = torch.compile(networks, mode=COMPILED[kind], dynamic=False)
-    runner = OneSize(run, frames)
+    runner = OneSize(under_autocast(run), frames)
     for lane in runner.lanes:
         verify_golden(bundle, lane.answers(largest, slice(None)), BFLOAT16, f"{folder.name} {kind}")
     bench = Bench(frames, runner, bundle.manifest.columns)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BFLOAT16, Bundle, verify_golden
+from models.manifest import BundleError
 from streamer.engines.choice import fastest, named
 
 Raw = npt.NDArray[Any]
@@ -100,7 +101,7 @@ class CpuRunner:
     depth = 1
 
     def __init__(self, bundles: Sequence[Bundle], max_events: int, mode: str | None = None) -> None:
-        networks = _channels_last(Networks(bundles))
+        networks = channels_last(Networks(bundles))
         if mode is None:
             self._engine = fastest(networks, bundles, max_events)
         else:
@@ -139,7 +140,7 @@ def batches(blocks: Sequence[Raw], max_events: int) -> Iterator[list[Raw]]:
     yield group
 
 
-def _channels_last(networks: Networks) -> Networks:
+def channels_last(networks: Networks) -> Networks:
     """Convolutions are faster with the channels of a pixel side by side (docs/decisions/cpu-inference.md)."""
     for parameter in networks.parameters():
         if parameter.ndim == 4:
@@ -162,14 +163,28 @@ class CudaRunner:
 
     def __init__(self, bundles: Sequence[Bundle], frames: Raw, max_events: int, device: torch.device) -> None:
         self._largest, self._next = max_events, 0
-        shape = (max_events, *bundles[0].manifest.input_shape)
-        raw_type = torch.from_numpy(frames[:0]).dtype
+        self._lanes: list[Lane] = []
         # Registering, captures, events and pools all go to the device that is current.
         with torch.cuda.device(device):
             register(frames, device)
-            networks = on_device(bundles, frames, device)
-            sizes = graph_sizes(max_events)
-            self._lanes = [Lane(networks, shape, raw_type, sizes, device) for _ in range(self.depth)]
+            networks = channels_last(Networks(bundles)).to(device)
+            undo = cast_once(networks, torch.from_numpy(frames[0, :1]).to(device))
+            try:
+                self._prepare(under_autocast(networks), bundles, frames, device)
+            except BundleError as error:
+                log.warning("bfloat16 is too coarse, so float32, which is slower: %s", error)
+                undo()
+                self._prepare(networks, bundles, frames, device)
+
+    def _prepare(
+        self, run: Callable[[Tensor], Tensor], bundles: Sequence[Bundle], frames: Raw, device: torch.device
+    ) -> None:
+        """The lanes, with golden answers. Raises BundleError."""
+        self._lanes.clear()
+        torch.cuda.synchronize(device)  # what was done so far ran on another stream than the lanes'
+        shape, sizes = (self._largest, *frames.shape[2:]), graph_sizes(self._largest)
+        dtype = torch.from_numpy(frames[:0]).dtype
+        self._lanes += [Lane(run, shape, dtype, sizes, device) for _ in range(self.depth)]
         self._verify(bundles, device)
 
     def submit(self, blocks: Sequence[Raw]) -> Pending:
@@ -193,14 +208,16 @@ class Lane:
 
     def __init__(
         self,
-        networks: Callable[[Tensor], Tensor],
+        run: Callable[[Tensor], Tensor],
         shape: tuple[int, ...],
         dtype: torch.dtype,
         sizes: Sequence[int],
         device: torch.device,
     ) -> None:
         self._stream = torch.cuda.Stream(device)
-        self._input = torch.zeros(shape, dtype=dtype, device=device)
+        # By way of bytes: on a device torch fills few of the unsigned types.
+        in_bytes = (*shape[:-1], shape[-1] * dtype.itemsize)
+        self._input = torch.zeros(in_bytes, dtype=torch.uint8, device=device).view(dtype)
         small = self._input[0].nbytes <= GATHER_BYTES
         self._staging = torch.empty(shape, dtype=dtype, pin_memory=True) if small else None
         self._sizes = sizes
@@ -210,18 +227,18 @@ class Lane:
         # graph to the next, so they may be replayed in any order.
         pool = torch.cuda.graph_pool_handle()
         # Largest first: the later graphs fit into the memory that it took.
-        graphs = {size: self._capture(networks, size, pool) for size in reversed(sizes)}
+        graphs = {size: self._capture(run, size, pool) for size in reversed(sizes)}
         self._graphs = {size: graph for size, (graph, _) in graphs.items()}
         self._outputs = {size: output for size, (_, output) in graphs.items()}
 
     def _capture(
-        self, networks: Callable[[Tensor], Tensor], size: int, pool: Any
+        self, run: Callable[[Tensor], Tensor], size: int, pool: Any
     ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         raw = self._input[:size]
 
         def forward() -> Tensor:
-            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-                return networks(raw).float()
+            with torch.inference_mode():
+                return run(raw)
 
         with torch.cuda.stream(self._stream):
             width = [forward() for _ in range(3)][-1].shape[1]  # warm-up: libraries choose their kernels
@@ -290,16 +307,19 @@ def gathered(blocks: Sequence[Raw], staging: Raw) -> bool:
     return True
 
 
-def on_device(bundles: Sequence[Bundle], frames: Raw, device: torch.device) -> Networks:
-    """The networks as the lanes run them; `frames` [slots, events, *event] for shape and type of an event."""
-    networks = _channels_last(Networks(bundles)).to(device)
-    cast_once(networks, torch.from_numpy(frames[0, :1]).to(device))
-    torch.cuda.synchronize(device)  # this ran on another stream than the lanes'
-    return networks
+def under_autocast(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same in bfloat16 where that is enough; packed float32 as before."""
+
+    def coarse(raw: Tensor) -> Tensor:
+        with torch.autocast(raw.device.type, torch.bfloat16, cache_enabled=False):
+            return run(raw).float()
+
+    return coarse
 
 
-def cast_once(networks: nn.Module, raw: Tensor) -> None:
-    """Keep the weights of convolutions and linear layers in bfloat16 where autocast would cast them.
+def cast_once(networks: nn.Module, raw: Tensor) -> Callable[[], None]:
+    """Keep the weights of convolutions and linear layers in bfloat16 where autocast would cast them; gives
+    what undoes it.
 
     Autocast casts weights that need no gradient in every call (its cache holds only those that do), so every
     replay of a graph would: a kernel for each weight, and its bytes twice. The numbers are the same. A layer
@@ -313,14 +333,21 @@ def cast_once(networks: nn.Module, raw: Tensor) -> None:
 
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
-        with torch.inference_mode(), torch.autocast(raw.device.type, torch.bfloat16):
-            networks(raw)
+        with torch.inference_mode():
+            under_autocast(networks)(raw)
     finally:
         for hook in hooks:
             hook.remove()
-    for layer in (layer for layer, always in under.items() if always):
-        for parameter in layer.parameters(recurse=False):
-            parameter.data = parameter.data.to(torch.bfloat16)
+    cast = [layer for layer, always in under.items() if always]
+    kept = [(p, p.data) for layer in cast for p in layer.parameters(recurse=False)]
+    for parameter, data in kept:
+        parameter.data = data.to(torch.bfloat16)
+
+    def undo() -> None:
+        for parameter, data in kept:
+            parameter.data = data
+
+    return undo
 
 
 def register(frames: Raw, device: torch.device) -> None:
