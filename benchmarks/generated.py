@@ -16,7 +16,6 @@ import numpy.typing as npt
 from streamer.assemble import Events, SourceSpec
 from streamer.filling import Filling, Received
 from streamer.ids import TrainTracker
-from streamer.ingest import ENOUGH_BLOCKS
 from streamer.plan import source_spec
 from streamer.stage import IDLE_MS, Stage, main
 
@@ -66,9 +65,7 @@ def run(stage: Stage) -> None:
         filling.store(
             like.again(train_id, like.raw or b""), 0, pulses, Received(time.monotonic_ns(), time.time())
         )
-        filling.slots.reclaim()
-        if filling.slots.at_inference < ENOUGH_BLOCKS:
-            filling.hand_on()
+        filling.end_turn()
     filling.finish()
     while not stage.stopping:
         filling.freed.wait(IDLE_MS)

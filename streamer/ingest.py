@@ -4,7 +4,7 @@ Owns reception and the counting of what came. The connection is `receiver`'s, fo
 events of a message in `assemble` (or, of one like the last, in `express`), ids in `ids`, slots in `filling`.
 
 A block is handed on when nothing more waits, or when it is full, or, with enough blocks before inference,
-when one of those comes back. So a slow source gets the least latency and a fast one the least cost.
+when inference has taken one of those. So a slow source gets the least latency and a fast one the least cost.
 """
 
 import select
@@ -28,13 +28,12 @@ from streamer.stage import IDLE_MS, Stage, main
 from streamer.wire.karabo_bridge import Decoder
 from streamer.wire.types import Buffer, Limits
 
-# A fast source could be read for ever after SIGTERM; what already waits in our queue is read this long.
+# A fast source could be read for ever after SIGTERM; what already waits in the kernel is read this long.
 LAST_READ_S = 0.5
+# A block that grows is looked at so often.
+GROW_MS = 1
 # A source that has sent nothing at all is reported so often.
 SILENT_S = 10.0
-# With so many blocks before inference, the next one is better filled than handed on at once: it could not be
-# served sooner, and every block costs the stages after us some 0.1 ms. Two are under way on a GPU, one waits.
-ENOUGH_BLOCKS = 4
 
 
 class Ingest:
@@ -74,8 +73,9 @@ class Ingest:
     def wait(self, limit_ms: int) -> None:
         """Until bytes come, or a slot comes back while a block waits for that."""
         self._watch()
-        poll = self.poll if self.filling.block is None else self.poll_freed
-        if not poll.poll(limit_ms):
+        if self.filling.waits:
+            self.poll_freed.poll(GROW_MS)
+        elif not self.poll.poll(limit_ms):
             self._idle()
 
     def _watch(self) -> None:
@@ -122,14 +122,10 @@ class Ingest:
             self.stage.alive()
 
     def read_waiting(self) -> None:
-        """Take every waiting message; hand on what they filled unless inference has enough before it."""
+        """Take every waiting message."""
         while not self.stage.stopping and (parts := self.receiver.receive()) is not None:
             self.message(parts)
-        self.filling.slots.reclaim()
-        if self.filling.slots.at_inference < ENOUGH_BLOCKS:
-            self.filling.hand_on()
-        else:
-            self.filling.commit()
+        self.filling.end_turn()
 
     # --- one message --------------------------------------------------------------------------------
 

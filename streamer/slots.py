@@ -17,7 +17,7 @@ class Slots:
         # Last in, first out: the slot used last is still in the processor's cache.
         self._free: list[int] = []
         self._lent: dict[int, bool] = {}  # slot -> it went straight to the sink
-        self.at_inference = 0
+        self.not_back = 0
         """Blocks given to inference whose slots are not back."""
         for slot, state in enumerate(ring.state.tolist()):  # one look: what comes free now comes by its token
             if state == FREE:
@@ -42,7 +42,7 @@ class Slots:
 
     def lend(self, slot: int, direct: bool) -> None:
         self._lent[slot] = direct
-        self.at_inference += not direct
+        self.not_back += not direct
 
     def reclaim(self) -> None:
         """Take back the slots that the sink says are free."""
@@ -57,10 +57,10 @@ class Slots:
             self._take_back(slot)
 
     def waiting_for_inference(self) -> int:
-        """Blocks that inference has not finished. Looks at every slot: ask `at_inference` first."""
+        """Blocks that inference has not finished. Looks at every slot: ask `not_back` first."""
         return len(self._ring.left_in(READY, TAKEN))
 
     def _take_back(self, slot: int) -> None:
         if slot in self._lent:
-            self.at_inference -= not self._lent.pop(slot)
+            self.not_back -= not self._lent.pop(slot)
             self._free.append(slot)

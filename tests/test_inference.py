@@ -352,7 +352,7 @@ def test_a_swap_is_adopted_under_endless_load_on_a_device_with_two_batches_under
 
     def turn() -> None:
         nonlocal train
-        while ingest.filling.slots.at_inference < 40:
+        while ingest.filling.slots.not_back < 40:
             train += 1
             take(ingest, message(train, 8))
         inference.step()

@@ -273,7 +273,7 @@ def test_a_slot_whose_token_died_with_the_sink_comes_back(stream: Line) -> None:
     assert ingest.filling.slots.lent
     ingest.filling.slots.look()
     assert not ingest.filling.slots.lent
-    assert ingest.filling.slots.at_inference == 0
+    assert ingest.filling.slots.not_back == 0
     assert free_slots(ingest) == stream.shared.ring.layout.slots
 
 
