@@ -253,7 +253,6 @@ class Receiver:
         kind = type(error).__name__  # of few, whatever a text from the network says
         self._repeated.warn(kind, f"connection to {self._endpoint} lost: {error}; connecting again")
         self.close()
-        self._reader = self._new_reader()  # the half message of the old one is given up
         self._wait()
 
     def _wait(self) -> None:
@@ -261,8 +260,8 @@ class Receiver:
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
     def close(self) -> None:
-        """Give the connection up; `check_connection` would make a new one."""
+        """Give the connection up, and the half message of it; `check_connection` would make a new one."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.close()
-        self._socket = None
+            self._socket, self._reader = None, self._new_reader()

@@ -453,6 +453,15 @@ def test_it_may_be_closed_at_any_moment(server: Server, connect: Connect) -> Non
         server.listener.settimeout(PATIENCE_S)
 
 
+def test_closed_within_a_message_it_can_connect_again(server: Server, connect: Connect) -> None:
+    receiver = connect(server.endpoint)
+    server.serve(receiver).sendall(b"\x01\x04half")
+    assert look(receiver) is None
+    receiver.close()
+    server.serve(receiver).sendall(b"\x00\x05whole")
+    assert take(receiver) == [b"whole"]
+
+
 # --- servers that mean harm -------------------------------------------------------------------------------
 
 
