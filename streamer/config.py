@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from streamer.align import MAX_MODULE_SOURCES
 from streamer.errors import ConfigError
+from streamer.receiver import opener
 
 MAX_BUNDLES = 8  # of one stream; their hashes stand in the header of every slot
 # Files are named by it and sources carry it.
@@ -39,7 +40,7 @@ class SourceConfig(Strict):
 
     protocol: Literal["karabo-bridge"] = "karabo-bridge"
     endpoint: str
-    """ZeroMQ address of the server, e.g. tcp://127.0.0.1:45000."""
+    """The server: tcp://host:port or ipc://path, e.g. tcp://127.0.0.1:45000."""
     socket: Literal["REQ", "SUB", "PULL"] = "REQ"
     """The client side of the server's REP, PUB or PUSH."""
     source: str | tuple[str, ...]
@@ -57,6 +58,15 @@ class SourceConfig(Strict):
     """Distance of neighbouring train ids; 1 at European XFEL."""
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**40)] = 2**31
     """A larger message is refused before it is read, and the connection closed."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _reachable(cls, endpoint: str) -> str:
+        try:
+            opener(endpoint)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return endpoint
 
     @field_validator("source")
     @classmethod

@@ -126,9 +126,9 @@ class Express:
             fields = self._guard.unpack_walked(part)
         except ValueError:
             return None
-        if type(fields) is not dict or type(fields.get("metadata")) is not dict:
+        if type(fields) is not dict or fields.get("content") != "msgpack":
             return None
-        return fields
+        return fields if type(fields.get("metadata")) is dict else None
 
     def _train_id(self, part: Buffer, fixed: dict[str, Any]) -> int | None:
         """The train id that the header states, if it is one and all else of the header is as `fixed` says."""

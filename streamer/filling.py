@@ -8,6 +8,7 @@ kill -9 catches before that never was, and shows as a gap in the ids.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from streamer.ring import DONE, FILLING, FREE, READY
 from streamer.routing import failopen
 from streamer.slots import Slots
 from streamer.stage import IDLE_MS, Stage
+from streamer.wire.types import Buffer
 
 # With so many blocks before inference the next one is better filled than handed on at once: it could not be
 # served sooner. Two are under way on a GPU, one waits for it, and one is on its way there.
@@ -111,7 +113,7 @@ class Filling:
     def place(self, n: int) -> memoryview | None:
         """Where the frames of a message of `n` events will be stored, so that they are received there.
 
-        Asked before the message is known; it decides nothing. What comes otherwise is copied as ever. The
+        Asked before the message is known; it decides nothing. What comes otherwise is `moved_out`. The
         slot may be handed on before the message is whole: nobody reads the rows behind its last event, and
         nobody but us writes to it when it has come back.
         """
@@ -126,6 +128,13 @@ class Filling:
         self._placed = self.ring.bytes_of[block.slot][block.n * size : (block.n + n) * size]
         self._placed_at = (block.slot, block.n)
         return self._placed
+
+    def moved_out(self, parts: Sequence[Buffer]) -> list[Buffer]:
+        """The parts of a message that turned out to be another one, none of them in the ring any more.
+
+        What lies there might be anything, pulse ids too, and will be written over when the frames are stored.
+        """
+        return [bytes(part) if part is self._placed else part for part in parts]
 
     def store(self, events: Events, start: int, stop: int, received: Received) -> None:
         """Copy events start..stop into slots; all of a train go the same way."""

@@ -90,6 +90,7 @@ class Ingest:
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
         self._watched = fd
+        self.values[self.at["reconnects"]] = self.receiver.reconnects
 
     def _idle(self) -> None:
         """Nothing came for a while: is the source still there, is a token lost?"""
@@ -141,11 +142,12 @@ class Ingest:
         arrived.messages += 1
         arrived.size_bytes += sum(map(len, parts))
         try:
-            events = self.express.read(parts) or self._decode(parts)
+            events = self.express.read(parts) or self._decode(self.filling.moved_out(parts))
         except FrameError as error:
             self.values[self.at[f"rejected.{error.reason}"]] += 1
             self.tracker.reject()
             self.repeated.warn(error.reason, f"message rejected: {error}")
+            self.stage.alive()  # a flood of them is no standstill
             return
         arrived.accepted += 1
         self._train(events, received)

@@ -31,7 +31,7 @@ MORE: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
 # The socket's own send, past pyzmq's layers for enums and draft options: a message has some 15 parts.
 # It copies: below some 30 kB a part that is cheaper than sharing one (docs/decisions/sink.md).
 send_part = zmq.backend.Socket.send
-DEPTH_TRAINS: Final = 10  # one second at 10 Hz: a live reader wants what is new
+DEPTH_TRAINS: Final = 64  # the sink hands over up to 32 single shots at once; 6 s at 10 Hz
 MAX_REQUEST_BYTES: Final = 1024  # a request is the four bytes 'next'
 MAX_REQUESTS_PER_CALL: Final = 64  # a flood of bad requests must give the owner's loop back
 

@@ -10,6 +10,7 @@ B batch, R packed width.
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -27,6 +28,9 @@ Raw = npt.NDArray[Any]
 Packed = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
+
+# Once: torch's own number is what the last load has set.
+_CORES = len(os.sched_getaffinity(0))
 
 # Addresses that are page-locked: a swap finds the ring as the first runner left it.
 _registered: set[int] = set()
@@ -380,4 +384,4 @@ def make_runner(bundles: Sequence[Bundle], frames: Raw, max_events: int, device:
 
 def default_threads() -> int:
     """All cores but one, which the wire and the files need."""
-    return max(1, torch.get_num_threads() - 1)
+    return max(1, _CORES - 1)

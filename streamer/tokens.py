@@ -12,10 +12,13 @@ import contextlib
 import fcntl
 import os
 import select
+import stat
 import struct
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+from streamer.errors import ConfigError
 
 Token = tuple[int, int]
 """Slot and number of the block in it."""
@@ -32,9 +35,18 @@ class Tokens:
     """One end of one direction; several may send, one receives. Pollers take it as a file."""
 
     def __init__(self, path: Path) -> None:
-        """Joins the FIFO at `path`, which the first to come makes. Opens at once, whoever else is there."""
-        with contextlib.suppress(FileExistsError):
-            os.mkfifo(path, 0o600)
+        """Joins the FIFO at `path`, which the first to come makes. Opens at once, whoever else is there.
+
+        Raises ConfigError where there can be none.
+        """
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkfifo(path, 0o600)
+            fifo = stat.S_ISFIFO(os.stat(path).st_mode)
+        except OSError as error:
+            raise ConfigError(f"the run's folder {path.parent} cannot be used: {error.strerror}") from error
+        if not fifo:
+            raise ConfigError(f"{path} is no FIFO: something else has written to the run's folder")
         # Reading and writing, whichever we do: so that it never reads as closed while the other end restarts.
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()

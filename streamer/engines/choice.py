@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.bundle import BFLOAT16, FLOAT32, Bundle, Tolerance, verify_golden
 from models.manifest import BundleError
 from streamer.engines.guard import Guarded, always_masked
-from streamer.engines.plain import MODES, Engine, Events, TorchEngine, engine_clock
+from streamer.engines.plain import MODES, Engine, Events, Run, TorchEngine, engine_clock
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +49,18 @@ def engines(networks: nn.Module, bundles: Sequence[Bundle]) -> list[Engine]:
     return [plain, TorchEngine(networks, exact=False), *_openvino(networks, bundles, plain)]
 
 
-def _openvino(networks: nn.Module, bundles: Sequence[Bundle], plain: Engine) -> Iterator[Engine]:
-    if importlib.util.find_spec("openvino") is None:
-        log.info("OpenVINO is not installed: `pip install xfel-streamer[cpu]` if this CPU is to run networks")
-        return
+def _openvino(networks: nn.Module, bundles: Sequence[Bundle], plain: Engine) -> list[Engine]:
+    try:
+        if importlib.util.find_spec("openvino") is not None:
+            return list(_found_openvino(networks, bundles, plain))
+    except Exception as error:  # a broken installation costs itself only
+        log.warning("OpenVINO is not used: %s", _short(error))
+        return []
+    log.info("OpenVINO is not installed: `pip install xfel-streamer[cpu]` if this CPU is to run networks")
+    return []
+
+
+def _found_openvino(networks: nn.Module, bundles: Sequence[Bundle], plain: Engine) -> Iterator[Engine]:
     from streamer.engines.openvino import OpenVinoEngine, OpenVinoSource, has_bfloat16
 
     manifest = bundles[0].manifest
@@ -94,21 +102,31 @@ def fastest(networks: nn.Module, bundles: Sequence[Bundle], max_events: int) -> 
     for engine in others:
         if trial := _try(engine, plain, bundles, full):
             trials[engine] = trial
-    best = choose(list(trials.values()))
-    chosen = next(engine for engine, trial in trials.items() if trial is best)
-    chosen.prepare(batch_sizes(max_events))
     rates = "; ".join(
         f"{t.name} {t.single_hz:.0f}/s alone, {t.full_hz:.0f}/s by {full}" for t in trials.values()
     )
+    chosen = _first_ready(trials, plain, bundles, max_events)
     log.info("CPU with %d threads: %s; chosen: %s", torch.get_num_threads(), rates, chosen.name)
     return chosen
+
+
+def _first_ready(
+    trials: dict[Engine, Trial], plain: Engine, bundles: Sequence[Bundle], max_events: int
+) -> Engine:
+    """The best engine that is right in every size that it will run; the plain one is."""
+    while True:
+        best = choose(list(trials.values()))
+        engine = next(engine for engine, trial in trials.items() if trial is best)
+        if engine is plain or _is_right(engine, plain, bundles, batch_sizes(max_events)):
+            return engine
+        del trials[engine]
 
 
 def named(name: str, networks: nn.Module, bundles: Sequence[Bundle], max_events: int) -> Engine:
     """The engine of this name, prepared and checked. Raises ValueError if it is not to be had here."""
     found = {engine.name: engine for engine in engines(networks, bundles)}
     if name not in found:
-        raise ValueError(f"engine: expected one of {sorted(found)}, got {name!r}; install the extra `cpu`")
+        raise ValueError(f"engine: expected one of {sorted(found)}, got {name!r}")
     found[name].prepare(batch_sizes(max_events))
     check(found[name], found[MODES[0]], bundles)
     return found[name]
@@ -122,15 +140,24 @@ def batch_sizes(max_events: int) -> list[int]:
 
 def _try(engine: Engine, plain: Engine, bundles: Sequence[Bundle], full: int) -> Trial | None:
     """None, with the reason in the log, if it cannot run these networks or answers wrongly."""
-    try:
-        engine.prepare([1])
-        check(engine, plain, bundles)
-        engine.prepare([1, full])
-        check(engine, plain, bundles)
+    if _is_right(engine, plain, bundles, [1]) and _is_right(engine, plain, bundles, [1, full]):
         return _trial(engine, bundles[0], full)
+    return None
+
+
+def _is_right(engine: Engine, plain: Engine, bundles: Sequence[Bundle], sizes: Sequence[int]) -> bool:
+    """Whether it can be prepared for these sizes, and is right in each; if not, the log says why."""
+    try:
+        engine.prepare(sizes)
+        check(engine, plain, bundles)
     except Exception as error:  # whatever an engine raises, it costs only that engine
-        log.warning("%s is not used: %s", engine.name, str(error).strip().replace("\n", " ")[:400])
-        return None
+        log.warning("%s is not used: %s", engine.name, _short(error))
+        return False
+    return True
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).replace("\n", " ")[:400]
 
 
 def _trial(engine: Engine, bundle: Bundle, full: int) -> Trial:
@@ -165,17 +192,22 @@ def check(engine: Engine, plain: Engine, bundles: Sequence[Bundle]) -> None:
     """Raises BundleError unless every bundle gives its golden answers, and no answer is finite where the
     plain engine's is not: that an event cannot be classified must not be lost on the way.
     """
+    for run in engine.forms():
+        _check_golden(engine, run, bundles)
+    _check_edges(engine, plain, bundles[0])
+
+
+def _check_golden(engine: Engine, run: Run, bundles: Sequence[Bundle]) -> None:
     tolerance: Tolerance = FLOAT32 if engine.exact else BFLOAT16
     start = 0
     for bundle in bundles:
         columns = slice(start, start + bundle.manifest.packed_width)
 
         def part(raw: Tensor, columns: slice = columns) -> Tensor:
-            return torch.from_numpy(engine.run(raw.numpy())[:, columns])
+            return torch.from_numpy(run(raw.numpy())[:, columns])
 
         verify_golden(bundle, part, tolerance, f"{bundle.manifest.name} in {engine.name}")
         start = columns.stop
-    _check_edges(engine, plain, bundles[0])
 
 
 def _check_edges(engine: Engine, plain: Engine, bundle: Bundle) -> None:

@@ -32,6 +32,7 @@ class Guarded:
     def __init__(self, engine: Engine, plain: Engine, masked: npt.NDArray[np.bool_] | None) -> None:
         self._engine, self._plain, self._masked = engine, plain, masked
         self.name, self.exact, self.prepare = engine.name, engine.exact, engine.prepare
+        self.forms = engine.forms
 
     def run(self, events: Events) -> Packed:
         if events.dtype.kind != "f" or _squares(events) < MOST_SQUARES:  # False for NaN

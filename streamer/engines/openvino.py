@@ -24,7 +24,7 @@ from openvino.frontend.pytorch.ts_decoder import (  # type: ignore[import-untype
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from streamer.engines.plain import Events, Packed, engine_clock
+from streamer.engines.plain import Events, Packed, Run, engine_clock
 
 Rewrite: TypeAlias = Callable[..., Tensor | None]
 
@@ -94,6 +94,9 @@ class OpenVinoEngine:
         parts = [self._sized[size].run(events[start:end]) for start, end, size in self._cuts[n]]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def forms(self) -> Sequence[Run]:
+        return [sized.run_all for sized in self._sized.values()]
+
     def _cut(self, n: int) -> list[tuple[int, int, int]]:
         """First and last event of each part of a batch of n, and the size that runs it."""
         largest = len(self._covers) - 1
@@ -123,6 +126,13 @@ class _Sized:
         self._input[:n] = events
         self._request.infer(share_outputs=True)  # else it copies them into a dict
         return self._output[:n].copy()
+
+    def run_all(self, events: Events) -> Packed:
+        """A batch of any length in this size alone."""
+        size = len(self._input)
+        return np.concatenate(
+            [self.run(events[start : start + size]) for start in range(0, len(events), size)]
+        )
 
     def _best_s(self) -> float:
         clock, best_s = engine_clock(), math.inf

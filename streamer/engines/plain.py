@@ -15,6 +15,7 @@ from torch import nn
 
 Events = npt.NDArray[Any]
 Packed = npt.NDArray[np.float32]
+Run = Callable[[Events], Packed]
 
 # The plain engine, first, and the same in bfloat16.
 MODES: Final = ("float32, channels last", "bfloat16, channels last")
@@ -40,6 +41,9 @@ class Engine(Protocol):
     def run(self, events: Events) -> Packed:
         """Events [B, *event] of any number type, contiguous -> packed float32 [B, R], the caller's own."""
 
+    def forms(self) -> Sequence[Run]:
+        """Everything that `run` may use for a batch, each as a `run` of any batch: what is to be checked."""
+
 
 class TorchEngine:
     """Always there, and what all others are compared with."""
@@ -54,3 +58,6 @@ class TorchEngine:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=not self.exact):
             packed: Packed = self._networks(torch.from_numpy(events)).float().numpy()
         return packed
+
+    def forms(self) -> Sequence[Run]:
+        return [self.run]

@@ -1,6 +1,7 @@
 """The engines of a CPU: right answers or none, and the rule of choice."""
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from models.shipped import SHIPPED
 from streamer.engines import choice as engines
 from streamer.engines.choice import OPENVINO, Trial, batch_sizes, check, choose, edge_events, fastest, named
 from streamer.engines.guard import Guarded, always_masked
-from streamer.engines.plain import MODES, Engine, Events, Packed, TorchEngine
+from streamer.engines.plain import MODES, Engine, Events, Packed, Run, TorchEngine
 from streamer.runner import CpuRunner, Networks
 
+OWN = "streamer.engines.openvino"
 SHIPPED_NAMES = sorted(path.parent.name for path in SHIPPED.glob("*/manifest.json"))
 NEEDS_OPENVINO = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed (extra cpu)"
@@ -86,6 +88,9 @@ class Changed:
         packed = self._plain.run(events) + np.float32(self._offset)
         return packed if self._number is None else np.nan_to_num(packed, nan=self._number)
 
+    def forms(self) -> list[Run]:
+        return [self.run]
+
 
 class Broken(Changed):
     name = "broken"
@@ -106,6 +111,40 @@ def test_an_engine_that_answers_wrongly_swallows_a_nan_or_breaks_is_not_used(
     assert "changed is not used: column 'latent' in one in changed" in caplog.text
     assert "expected numbers that are not finite" in caplog.text
     assert "broken is not used: no such operation for [1]: aten::nothing" in caplog.text
+
+
+class WrongAt64(Changed):
+    """Right alone and in the batch that is timed."""
+
+    name, offset = "wrong at 64", 0.0
+
+    def prepare(self, sizes: Sequence[int]) -> None:
+        self._offset = float(64 in sizes)
+
+
+def test_an_engine_is_checked_in_every_size_that_it_will_run(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    networks = Networks([bundle])
+    plain = TorchEngine(networks, exact=True)
+    monkeypatch.setattr(engines, "engines", lambda *_: [plain, WrongAt64(networks)])
+    monkeypatch.setattr(engines, "choose", lambda trials: trials[-1])
+    with caplog.at_level("WARNING"):
+        assert fastest(networks, [bundle], 64) is plain
+    assert "wrong at 64 is not used: column 'latent'" in caplog.text
+
+
+def test_a_broken_installation_costs_itself_only(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('a library is missing')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.split(".")[0] == "openvino" or name == OWN]:
+        monkeypatch.delitem(sys.modules, name)
+    with caplog.at_level("WARNING"):
+        assert fastest(Networks([bundle]), [bundle], 4).name in MODES
+    assert "OpenVINO is not used: a library is missing" in caplog.text
 
 
 def test_every_bundle_of_a_stream_is_checked(bundle: Bundle) -> None:
