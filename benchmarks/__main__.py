@@ -1,6 +1,6 @@
 """python -m benchmarks: every row once, one table, one file.
 
---quick          one short repeat of every row: proves that they run, measures nothing
+--quick          the ends of every row once, short: proves that they run, measures nothing
 --only ROW       floors, ingest, events, null or latency; may be given several times
 --repeats N      turns of all contenders (5)
 --seconds S      measuring time of one contender in one turn (2)

@@ -1,7 +1,8 @@
 """The measurements behind the decision records: `python -m benchmarks.choices [NAME ...]`.
 
-Each function prints one small table, medians of REPEATS, and belongs to the page of its name in
-docs/decisions. They measure alternatives, not the product; that is `python -m benchmarks`.
+Each function prints one small table for a page in docs/decisions: ledger for ledger-in-pages, cpu for
+cpu-inference, blocks for blocks, messages for ingest. Medians of REPEATS, or of as many as it says. They
+measure alternatives, not the product; that is `python -m benchmarks`.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""Rows 2 and 3: events a second through the whole pipeline, and what an event costs beside its model.
+"""Events a second through the whole pipeline, and what an event costs beside its model.
 
 The pipeline receives, counts, classifies, publishes results and verdicts, records the results of every event
 and stores one frame in a hundred. Beside it the network alone, and a plain ZeroMQ loop around the network,

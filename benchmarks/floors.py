@@ -1,4 +1,4 @@
-"""Row 0: what this machine can do at all, measured in the same run as what is compared with it.
+"""What this machine can do at all, measured in the same run as what is compared with it.
 
 Copies in memory; single-part messages between two processes, over raw TCP and over bare ZeroMQ, into the
 slots of a shared memory; the wake-up of a sleeping process; the hand-over through shared memory; the network

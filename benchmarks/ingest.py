@@ -1,4 +1,4 @@
-"""Row 1: how fast the ingest stage takes messages, beside a bare loop and beside the field's own client.
+"""How fast the ingest stage takes messages, beside a bare loop and beside the field's own client.
 
 The stage is the real one, in its own process, with its counts, ids and ring; behind it `benchmarks.consumer`
 gives the slots back at once. One sender of prebuilt messages serves the three in turn.

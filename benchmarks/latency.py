@@ -1,4 +1,4 @@
-"""Row 4: from the moment a detector gives a train away to its verdict in another process.
+"""From the moment a detector gives a train away to its verdict in another process.
 
 Includes the sender's and the subscriber's sockets: what a user of the verdicts sees. Beside it the same from
 the last byte received, the stage's own count to the verdict sent, and the network alone, back to back and on

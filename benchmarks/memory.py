@@ -46,7 +46,7 @@ ONE_IN: Final = 10
 STORED_BYTES: Final = 4 << 30
 # Seven seconds of frames.
 RING_BYTES: Final = 64 << 20
-# The ring, the receiver's queue and the kernel's buffers, and some more.
+# The ring and the kernel's buffers, and some more.
 BURST_TRAINS: Final = 3 * RING_BYTES // LOAD.message_bytes
 # Faster than anything takes them: the source waits for the pipeline.
 BURST_HZ: Final = 1e4

@@ -17,7 +17,7 @@ from streamer import memory
 
 # Position of the frames in a message of `benchmarks.sender`.
 FRAMES_PART: Final = 3
-# As the ingest stage's receiver: more than that only hides a queue.
+# More than that only hides a queue.
 HWM: Final = 8
 TIMEOUT_S: Final = 10.0
 

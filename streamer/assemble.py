@@ -4,8 +4,8 @@ Owns what the wire leaves open: which frame belongs to which pulse, which scalar
 that come as separate sources are put side by side by `align`. The order of axes is configuration, read by
 `wire.axes`.
 
-Pure: no sockets, no clock, no torch. Frames are copied once, by `Events.copy_into`, from the received
-message to where the caller wants them.
+Pure: no sockets, no clock, no torch. Frames stay where they were received: the caller takes them from `raw`,
+or has them put in order by `Events.copy_into`.
 """
 
 from dataclasses import dataclass, field

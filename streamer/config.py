@@ -131,7 +131,7 @@ class StreamConfig(Strict):
     ring_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 256 << 20
     """Shared memory for frames in flight."""
     block_events: Annotated[int, Field(ge=0, le=65536)] = 0
-    """Most events handed over at once; 0 takes about 1 MiB, 4 MiB without bundles; at most 2048."""
+    """Most events handed over at once; 0 takes 1 MiB, without bundles 4 (or ring / 16), at most 2048."""
 
     @field_validator("bundles")
     @classmethod

@@ -250,9 +250,6 @@ class Filling:
             return
         self.block, self._handed_on_ns = None, time.monotonic_ns()
         direct = self._goes_direct(train_goes_on)
-        if direct:
-            self.values[self.at["direct_blocks"]] += 1
-            self.commit_page()
         self.slots.lend(block.slot, direct)
         self._give(block, direct)
 

@@ -155,7 +155,6 @@ def ingest_layout() -> PageLayout:
             "out_of_order",
             "id_jumps",
             "reconnects",
-            "direct_blocks",
             # state that must survive a crash
             "started",
             "last_train",

@@ -18,7 +18,8 @@ from streamer.ledger import PageReader
 
 log = logging.getLogger(__name__)
 
-# A loaded machine imports torch in some seconds; what is not ready by then never will be.
+# A loaded machine imports torch in some seconds, and may compile and check its networks for a minute; what is
+# not ready by then never will be.
 START_S = 120.0
 # No sign of work for so long means hung: the longest honest pause is closing a large file.
 HUNG_S = 30.0

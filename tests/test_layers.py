@@ -145,11 +145,19 @@ def test_models_never_imports_streamer() -> None:
 
 
 def test_pure_parts_know_neither_sockets_nor_torch_nor_the_clock() -> None:
-    names = "wire batching routing rules ledger assemble align attach ids columns results ring"
+    names = "wire zmtp express batching routing rules ledger assemble align attach ids columns results ring"
     pure = set(names.split())
     for module in STREAMER:
         if part(module) in pure:
-            assert not imports(module) & {"zmq", "torch", "time", "asyncio", "threading"}, module
+            assert not imports(module) & {
+                "zmq",
+                "socket",
+                "select",
+                "torch",
+                "time",
+                "asyncio",
+                "threading",
+            }, module
 
 
 def test_nothing_below_pipeline_imports_torch_but_those_that_need_it() -> None:
