@@ -20,8 +20,8 @@ from streamer.errors import ConfigError
 from streamer.plan import BundleRef, StageSpec, find_bundle, make_router, pin_bundle
 from streamer.results import BundleRef as PublishedBundle
 from streamer.routing import Router
-from streamer.runner import Runner, make_runner
-from streamer.versions import hashes
+from streamer.runner import CpuRunner, Runner, Wanted, make_runner
+from streamer.versions import hashes, note_engine, noted_engine
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,11 @@ def load(spec: StageSpec, refs: Sequence[BundleRef], frames: npt.NDArray[Any]) -
         bundles = [_load_as(ref) for ref in refs]
         manifests = tuple(bundle.manifest for bundle in bundles)
         router = make_router(spec, manifests)
-        runner = make_runner(bundles, frames, settings.max_events, settings.device, settings.threads)
+        engine = noted_engine(spec, refs)
+        wanted = Wanted(settings.max_events, settings.device, settings.threads, engine)
+        runner = make_runner(bundles, frames, wanted)
+        if isinstance(runner, CpuRunner) and runner.mode != engine:
+            note_engine(spec, refs, runner.mode)
     except BundleError as error:
         raise ConfigError(str(error)) from error
     return Loaded(manifests, tuple(refs), runner, router)

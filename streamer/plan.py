@@ -96,6 +96,11 @@ class StageSpec(Strict):
         """Where inference notes the bundles it swapped to, so that a restart takes them up."""
         return Path(self.folder) / f"{self.stream}.bundles.json"
 
+    @property
+    def engine_file(self) -> Path:
+        """Where inference notes what its networks run in, so that a restart need not choose again."""
+        return Path(self.folder) / f"{self.stream}.engines.json"
+
 
 def find_bundle(name: str) -> Path:
     """Folder of a shipped bundle by name, or `name` as a folder. Raises ConfigError."""

@@ -371,15 +371,32 @@ def register(frames: Raw, device: torch.device) -> None:
             torch.zeros(1, device=device)
 
 
-def make_runner(bundles: Sequence[Bundle], frames: Raw, max_events: int, device: str, threads: int) -> Runner:
-    """The runner for `device` (auto, cpu, cuda, cuda:N). Raises BundleError when golden answers differ."""
+@dataclass(frozen=True)
+class Wanted:
+    """How the networks of a stream shall run."""
+
+    max_events: int
+    device: str = "auto"  # auto, cpu, cuda, cuda:N
+    threads: int = 0  # of a CPU; 0: the cores less one
+    engine: str | None = None  # of a CPU: one that was chosen before; None: choose
+
+
+def make_runner(bundles: Sequence[Bundle], frames: Raw, wanted: Wanted) -> Runner:
+    """The runner for a device. Raises BundleError when golden answers differ."""
     if not bundles:
         return NoRunner()
+    device = wanted.device
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        largest = max(max_events, frames.shape[1])  # a block is never cut, so the largest must fit
+        largest = max(wanted.max_events, frames.shape[1])  # a block is never cut, so the largest must fit
         return CudaRunner(bundles, frames, largest, torch.device("cuda" if device == "auto" else device))
-    torch.set_num_threads(threads or default_threads())
-    return CpuRunner(bundles, max_events)
+    torch.set_num_threads(wanted.threads or default_threads())
+    try:
+        return CpuRunner(bundles, wanted.max_events, wanted.engine)
+    except (ValueError, BundleError) as error:
+        if wanted.engine is None:
+            raise
+        log.warning("the engine chosen before is not used again: %s", error)
+    return CpuRunner(bundles, wanted.max_events)
 
 
 def default_threads() -> int:

@@ -144,6 +144,15 @@ def test_a_message_that_differs_is_left_to_the_decoder(parts: list[bytes]) -> No
     assert taught(parts_of(10), spec_of()).read(parts) is None
 
 
+def test_a_train_id_in_an_arrays_header_is_left_to_the_decoder() -> None:
+    """Of a hostile sender: the properties come later, and say another one."""
+    parts = parts_of(10)
+    false_header = msgpack.unpackb(parts[2]) | {"metadata": {"timestamp.tid": 99}}
+    odd = [msgpack.packb(false_header), parts[3], parts[0], parts[1], *parts[4:]]
+    spec = spec_of()
+    assert taught(odd, spec).read(odd) is None
+
+
 @pytest.mark.parametrize("train_id", [0, -1, TRAIN_ID_END, 1.0, None, "7", True])
 def test_a_train_id_that_is_none_is_left_to_the_decoder(train_id: Any) -> None:
     parts = parts_of(10)

@@ -74,6 +74,24 @@ def test_a_train_lies_in_the_slot_as_it_was_sent(stream: Line) -> None:
     assert stream.get("ingest", "bytes") == sum(len(bytes(part)) for part in message(77, [4, 9, 11], frames))
 
 
+def test_what_lies_in_the_slot_and_is_no_frame_is_read_before_it_is_overwritten(folder: Path) -> None:
+    """The server puts its arrays in another order; ids and frames have the same size."""
+    text = config_text().replace(f"[{POINTS}]", "[2]").replace("block_events = 8", "block_events = 512")
+    frames = np.random.default_rng(0).uniform(0, 9, (256, 2)).astype(np.float32)
+    ids = np.arange(256, dtype=np.uint64) * 2
+    with line(folder, text) as made:
+        ingest, ring = made.ingest(), made.shared.ring
+        for train_id, keys in enumerate([(KEY, PULSE_KEY)] * 2 + [(PULSE_KEY, KEY)] * 3, start=1):
+            arrays = {key: frames if key == KEY else ids for key in keys}
+            stamp = {"source": SOURCE, "timestamp.tid": train_id}
+            take(ingest, encode({SOURCE: arrays}, {SOURCE: stamp}))
+        for slot, seq in ring.left_in(READY):
+            assert ring.train_id[slot, :256].tolist() == [seq] * 256
+            assert np.array_equal(ring.pulse_id[slot, :256], ids)
+            assert np.array_equal(ring.frames[slot, :256], frames)
+        assert len(ring.left_in(READY)) == 5
+
+
 def test_messages_back_to_back_share_a_block(stream: Line) -> None:
     ingest = stream.ingest()
     take(ingest, message(1, 2), message(2, 3))

@@ -12,7 +12,7 @@ from models.bundle import BFLOAT16, Bundle, load_bundle, run_bundle
 from models.manifest import BundleError
 from streamer import runner
 from streamer.engines.plain import MODES
-from streamer.runner import CpuRunner, CudaRunner, Networks, NoRunner, Runner, batches, make_runner
+from streamer.runner import CpuRunner, CudaRunner, Networks, NoRunner, Runner, Wanted, batches, make_runner
 
 PLAIN = MODES[0]
 OTHER = tuple(replace(column, name=f"{column.name}2") for column in COLUMNS)
@@ -115,7 +115,7 @@ def test_a_bundle_that_does_not_give_its_golden_answers_is_refused(bundles: dict
 
 
 def test_without_bundles_every_event_has_an_empty_row() -> None:
-    none = make_runner([], np.zeros((8, 8, POINTS), np.float32), 16, "cpu", 1)
+    none = make_runner([], np.zeros((8, 8, POINTS), np.float32), Wanted(16, "cpu", 1))
     assert isinstance(none, NoRunner)
     assert none.submit([events(3), events(4)]).wait().shape == (7, 0)
     assert none.submit([events(3)]).done()
@@ -123,9 +123,28 @@ def test_without_bundles_every_event_has_an_empty_row() -> None:
 
 def test_the_device_and_the_threads_are_those_asked_for(bundles: dict[str, Bundle]) -> None:
     frames = np.zeros((8, 8, POINTS), np.float32)
-    assert isinstance(make_runner([bundles["one"]], frames, 16, "cpu", 1), CpuRunner)
+    assert isinstance(make_runner([bundles["one"]], frames, Wanted(16, "cpu", 1)), CpuRunner)
     assert torch.get_num_threads() == 1
     assert runner.default_threads() >= 1
+    before = torch.get_num_threads()
+    make_runner([bundles["one"]], frames, Wanted(16, "cpu"))
+    first = torch.get_num_threads()
+    make_runner([bundles["one"]], frames, Wanted(16, "cpu"))  # as a swap does
+    assert torch.get_num_threads() == first
+    torch.set_num_threads(before)
+
+
+def test_an_engine_that_was_chosen_before_is_taken_again_or_another_one(
+    bundles: dict[str, Bundle], caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = np.zeros((8, 8, POINTS), np.float32)
+    again = make_runner([bundles["one"]], frames, Wanted(16, "cpu", 1, MODES[0]))
+    assert isinstance(again, CpuRunner)
+    assert again.mode == MODES[0]
+    with caplog.at_level("WARNING"):
+        other = make_runner([bundles["one"]], frames, Wanted(16, "cpu", 1, "an engine of last year"))
+    assert isinstance(other, CpuRunner)
+    assert "the engine chosen before is not used again: engine: expected one of" in caplog.text
 
 
 def test_integer_frames_of_several_blocks(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from streamer.errors import ConfigError
 from streamer.tokens import Tokens
 
 
@@ -32,6 +33,14 @@ def test_it_is_readable_for_a_poller(path: Path) -> None:
         poll = select.poll()
         poll.register(receiver, select.POLLIN)
         assert poll.poll(1000) == [(receiver.fileno(), select.POLLIN)]
+
+
+def test_a_file_in_its_place_or_a_folder_that_is_gone_is_said(path: Path) -> None:
+    with pytest.raises(ConfigError, match="gone cannot be used"):
+        Tokens(path.parent / "gone" / "s.sink.tokens")
+    path.write_text("no")
+    with pytest.raises(ConfigError, match="is no FIFO"):
+        Tokens(path)
 
 
 def test_two_senders_never_cut_each_others_tokens(path: Path) -> None:

@@ -8,7 +8,7 @@ from core_support import config_text
 from streamer.config import parse
 from streamer.pipeline import resolve
 from streamer.plan import BundleRef, StageSpec
-from streamer.versions import all_versions, current_version, hashes, note_version
+from streamer.versions import all_versions, current_version, hashes, note_engine, note_version, noted_engine
 
 
 def ref(name: str) -> BundleRef:
@@ -44,3 +44,12 @@ def test_a_note_that_was_not_finished_does_not_count(spec: StageSpec) -> None:
 def test_hashes_stand_as_in_a_slot_header() -> None:
     assert hashes((ref("a"), ref("b"))) == b"\xaa" * 32 + b"\xbb" * 32
     assert hashes(()) == b""
+
+
+def test_an_engine_is_noted_for_its_bundles(spec: StageSpec) -> None:
+    one, other = (ref("a"), ref("b")), (ref("c"), ref("b"))
+    assert noted_engine(spec, one) is None
+    note_engine(spec, one, "plain")
+    note_engine(spec, other, "fast")
+    note_engine(spec, one, "faster")
+    assert (noted_engine(spec, one), noted_engine(spec, other)) == ("faster", "fast")

@@ -32,6 +32,8 @@ KILLS = 10
 FIRST_FAILOPEN = failopen_code("timeout")
 # 1500 events/s of 8 KiB: enough that there is always something in every hand. A train is two blocks.
 LOAD = ("--kind", "noise", "--shape", "64x64", "--rate", "10", "--pulses", "150", "--bank", "256")
+# The same in trains that fit into a block: their frames are received in the slot.
+SMALL_TRAINS = ("--kind", "noise", "--shape", "64x64", "--rate", "40", "--pulses", "37", "--bank", "256")
 # The server side of a socket and ours. REP and PUSH wait for a lost peer, PUB goes on: a real loss before us.
 SOCKETS = (("PUSH", "PULL"), ("PUB", "SUB"), ("REP", "REQ"))
 
@@ -107,8 +109,9 @@ def _all_new(pipeline: RunningPipeline, before: set[int]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_all_stages_killed_at_once(folder: Path, noise: Write) -> None:
-    load = simulator(folder, *LOAD)
+@pytest.mark.parametrize("how", [LOAD, SMALL_TRAINS], ids=["long trains", "small trains"])
+def test_all_stages_killed_at_once(how: tuple[str, ...], folder: Path, noise: Write) -> None:
+    load = simulator(folder, *how)
     with load.process, RunningPipeline(folder, noise(load.endpoint)) as pipeline:
         pipeline.ready()
         for reached in (1000, 4000):
