@@ -17,7 +17,8 @@ import zmq
 from benchmarks.helper import options, serve
 from benchmarks.receivers import FRAMES_PART, HWM, TIMEOUT_S
 from models.bundle import load_bundle
-from streamer.runner import CpuRunner, Raw
+from streamer.networks import Raw
+from streamer.runner import CpuRunner
 
 # Sixteen batches of frames in turn: more than the second-level cache holds, as in a ring.
 BANK_BATCHES = 16

@@ -32,7 +32,8 @@ from streamer.engines.choice import OPENVINO
 from streamer.engines.plain import MODES, engine_clock
 from streamer.ledger import Page, sink_layout
 from streamer.memory import attach, create
-from streamer.runner import CpuRunner, Networks
+from streamer.networks import Networks
+from streamer.runner import CpuRunner
 
 Array = npt.NDArray[Any]
 

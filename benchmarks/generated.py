@@ -18,6 +18,7 @@ from streamer.filling import Filling, Received
 from streamer.ids import TrainTracker
 from streamer.plan import source_spec
 from streamer.stage import IDLE_MS, Stage, main
+from streamer.zmtp import STAGE_BYTES
 
 # As many different frames as the other source sends in turn.
 BANK_FRAMES: Final = 64
@@ -55,7 +56,7 @@ def run(stage: Stage) -> None:
     filling, trains = Filling(stage, tracker), trains_of(stage, pulses)
     filling.recover()
     stage.ready()
-    train_id = 0
+    train_id, turn = 0, max(1, STAGE_BYTES // len(trains[0].raw or b""))
     while not stage.stopping and time.monotonic() < end_s:
         train_id += 1
         like = trains[train_id % len(trains)]
@@ -65,7 +66,8 @@ def run(stage: Stage) -> None:
         filling.store(
             like.again(train_id, like.raw or b""), 0, pulses, Received(time.monotonic_ns(), time.time())
         )
-        filling.end_turn()
+        if train_id % turn == 0:  # as often as the connection runs empty
+            filling.end_turn()
     filling.finish()
     while not stage.stopping:
         filling.freed.wait(IDLE_MS)

@@ -30,19 +30,10 @@ from benchmarks.helper import options, say
 from models.bundle import BFLOAT16, Bundle, load_bundle, verify_golden
 from models.manifest import Column
 from streamer.columns import split
+from streamer.cuda import CudaRunner, Lane, cast_once, register, under_autocast
+from streamer.networks import Networks, Pending, Runner, channels_last
 from streamer.routing import Route, Router
 from streamer.rules import Vocabulary
-from streamer.runner import (
-    CudaRunner,
-    Lane,
-    Networks,
-    Pending,
-    Runner,
-    cast_once,
-    channels_last,
-    register,
-    under_autocast,
-)
 
 Frames = npt.NDArray[Any]
 

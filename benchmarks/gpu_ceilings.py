@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.bundle import Bundle
 from streamer import memory
-from streamer.runner import Networks
+from streamer.networks import Networks
 
 REPEATS: Final = 5
 # More than the device's cache holds (60 MB on an H200), so that uploads and copies go to memory.

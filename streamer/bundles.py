@@ -17,10 +17,11 @@ import numpy.typing as npt
 from models.bundle import Bundle, load_bundle
 from models.manifest import BundleError, Manifest
 from streamer.errors import ConfigError
+from streamer.networks import Runner
 from streamer.plan import BundleRef, StageSpec, find_bundle, make_router, pin_bundle
 from streamer.results import BundleRef as PublishedBundle
 from streamer.routing import Router
-from streamer.runner import CpuRunner, Runner, Wanted, make_runner
+from streamer.runner import CpuRunner, Wanted, make_runner
 from streamer.versions import hashes, note_engine, noted_engine
 
 

@@ -29,12 +29,12 @@ from streamer.columns import split
 from streamer.errors import StageError
 from streamer.ledger import BATCH_EDGES, LATENCY_EDGES_S
 from streamer.log import Repeated
+from streamer.networks import Pending
 from streamer.plan import attached_names, columns_of
 from streamer.publish import ResultsPublisher
 from streamer.results import ResultHeader
 from streamer.ring import DONE, FILLING, READY, TAKEN
 from streamer.routing import Decision, failopen
-from streamer.runner import Pending
 from streamer.stage import IDLE_MS, RESCAN_NS, Stage, main
 from streamer.versions import current_version, note_version
 

@@ -25,8 +25,10 @@ from models.manifest import BundleError
 from models.networks.ednn import EDNN
 from models.preprocess import Preprocess
 from models.shipped import SHIPPED
+from streamer.cuda import GATHER_BYTES, CudaRunner, cast_once, gathered, graph_sizes
 from streamer.engines.plain import MODES
-from streamer.runner import GATHER_BYTES, CpuRunner, CudaRunner, Networks, cast_once, gathered, graph_sizes
+from streamer.networks import Networks
+from streamer.runner import CpuRunner
 
 NAMES = [network.name for network in NETWORKS]
 SHIPPED_NAMES = sorted(path.parent.name for path in SHIPPED.glob("*/manifest.json"))
@@ -317,7 +319,7 @@ def test_two_batches_in_flight_keep_their_own_answers_under_load(paths: dict[str
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_upload_from_the_ring_is_that_of_locked_memory() -> None:
     """Unlocked memory gives 10 to 17 GB/s on such machines, locked more than 20 on any PCIe of 16 lanes."""
-    from streamer.runner import register
+    from streamer.cuda import register
 
     frames = shared_frames((128, 128), 512, "uint16")
     frames[:] = 1

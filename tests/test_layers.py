@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "metrics ids",
         "wire express assemble align attach ring batching rules routing results columns sockets tokens slots "
         "zmtp receiver config",
-        "store publish engines runner client facility",
+        "store publish networks engines cuda runner client facility",
         "plan versions bundles archive finished",
         "stage check control watch",
         "filling",
@@ -39,6 +39,8 @@ TORCH_ALLOWED = {
     "streamer.engines.openvino",
     "streamer.engines.plain",
     "streamer.runner",
+    "streamer.cuda",
+    "streamer.networks",
     "streamer.bundles",
     "streamer.inference",
     "streamer.facility.simulated",

@@ -11,8 +11,10 @@ from core_support import COLUMNS, POINTS, events, make_bundle
 from models.bundle import BFLOAT16, Bundle, load_bundle, run_bundle
 from models.manifest import BundleError
 from streamer import runner
+from streamer.cuda import CudaRunner
 from streamer.engines.plain import MODES
-from streamer.runner import CpuRunner, CudaRunner, Networks, NoRunner, Runner, Wanted, batches, make_runner
+from streamer.networks import Networks, Runner
+from streamer.runner import CpuRunner, NoRunner, Wanted, batches, make_runner
 
 PLAIN = MODES[0]
 OTHER = tuple(replace(column, name=f"{column.name}2") for column in COLUMNS)

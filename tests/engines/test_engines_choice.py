@@ -21,7 +21,8 @@ from streamer.engines import choice as engines
 from streamer.engines.choice import OPENVINO, Trial, batch_sizes, check, choose, edge_events, fastest, named
 from streamer.engines.guard import Guarded, always_masked
 from streamer.engines.plain import MODES, Engine, Events, Packed, Run, TorchEngine
-from streamer.runner import CpuRunner, Networks
+from streamer.networks import Networks
+from streamer.runner import CpuRunner
 
 OWN = "streamer.engines.openvino"
 SHIPPED_NAMES = sorted(path.parent.name for path in SHIPPED.glob("*/manifest.json"))
