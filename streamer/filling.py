@@ -26,9 +26,11 @@ from streamer.wire.types import Buffer
 # With so many blocks before inference the next one is better filled than handed on at once: it could not be
 # served sooner. Two are under way on a GPU, one waits for it, and one is on its way there.
 ENOUGH_BLOCKS = 4
-# If it is the sink that holds them, blocks follow one another no sooner than this: each costs the stages
-# behind us some 0.1 ms of processor time, which at this pace is a third of a core.
-PACE_NS = 300_000
+# If it is the sink that holds them, blocks follow one another no sooner than this, by the share of the ring
+# that is not back. Each block costs the stages behind us some 0.1 ms of processor time, at the first pace a
+# third of a core. A sink that stands still, as at a slow disk, must not use the ring up with small blocks: of
+# 64 slots the first half lasts 0.1 s at 1 kHz, the third quarter 0.8 s, the last one is filled to the brim.
+PACES_NS = ((0.25, 300_000), (0.5, 5_000_000), (0.75, 50_000_000))
 
 
 class Received(NamedTuple):
@@ -234,8 +236,11 @@ class Filling:
     def _better_filled(self) -> bool:
         if self.slots.not_back < ENOUGH_BLOCKS:
             return False
-        soon = time.monotonic_ns() - self._handed_on_ns < PACE_NS
-        return soon or self.slots.waiting_for_inference() >= ENOUGH_BLOCKS
+        share = self.slots.not_back / self.ring.layout.slots
+        pace_ns = next((pace_ns for most, pace_ns in PACES_NS if share < most), None)
+        if pace_ns is None or time.monotonic_ns() - self._handed_on_ns < pace_ns:
+            return True
+        return self.slots.waiting_for_inference() >= ENOUGH_BLOCKS
 
     @property
     def waits(self) -> bool:

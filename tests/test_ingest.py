@@ -13,6 +13,7 @@ from core_support import (
     SOURCE,
     Line,
     broken_message,
+    come,
     config_text,
     drain,
     events,
@@ -90,6 +91,21 @@ def test_what_lies_in_the_slot_and_is_no_frame_is_read_before_it_is_overwritten(
             assert np.array_equal(ring.pulse_id[slot, :256], ids)
             assert np.array_equal(ring.frames[slot, :256], frames)
         assert len(ring.left_in(READY)) == 5
+
+
+def test_a_sink_that_stands_still_does_not_use_the_ring_up_with_small_blocks(folder: Path) -> None:
+    """One event at a time, classified at once, and never freed."""
+    text = config_text().replace("block_events = 8", "block_events = 32")
+    with line(folder, text) as made:
+        ingest, ring = made.ingest(), made.shared.ring
+        slots = ring.layout.slots
+        for train_id in range(1, 32 * slots // 4):
+            come(ingest, message(train_id, 1))
+            ingest.filling.end_turn()
+            for slot, _ in ring.left_in(READY):
+                ring.state[slot] = DONE  # inference is quick
+        assert made.ledger().shed["ring_full"] == 0
+        assert len(ring.left_in(DONE)) < slots
 
 
 def test_messages_back_to_back_share_a_block(stream: Line) -> None:
