@@ -133,7 +133,7 @@ def _ours(setting: Setting) -> Iterator[Measure]:
 
 OURS: Final = Contender(
     "ours",
-    "Karabo Bridge in; ledger, published verdict and results of every event; nothing stored, as by nobody here",
+    "Karabo Bridge in; ledger, published verdict and results of every event; stores nothing, as nobody",
     _ours,
     lambda _: True,
 )
