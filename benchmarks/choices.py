@@ -238,8 +238,8 @@ def _row(rates: dict[int, float]) -> str:
 
 def blocks() -> None:
     """One frame a message through the whole pipeline without a model, by the events that a block may hold."""
-    load, options = NULL_LOADS[0], Options(repeats=5, seconds=2.0, warm_s=0.5)
-    rates: dict[int, list[float]] = {1: [], 8: [], 32: [], 128: [], 512: []}
+    load, options = NULL_LOADS[0], Options(repeats=3, seconds=1.0, warm_s=0.5)
+    rates: dict[int, list[float]] = {1: [], 8: [], 32: [], 128: []}
     with Helper("benchmarks.sender", load.sender) as sender:
         sender.ask({"trains": None})
         for _ in range(options.repeats):
