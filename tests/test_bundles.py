@@ -70,7 +70,7 @@ def test_a_swap_that_fails_says_why(
     (folder / "broken" / "weights.safetensors").write_bytes(b"x")
     asked = str(folder / name) if name != "nothing" else name
     swap = Swap(stream.spec, stream.shared.ring.frames, loaded, asked)
-    until(swap.finished)
+    until(lambda: swap._thread.join(0.05) or swap.finished())  # type: ignore[func-returns-value]
     assert swap.loaded is None
     assert message in swap.error
 
@@ -78,7 +78,7 @@ def test_a_swap_that_fails_says_why(
 def test_a_swap_loads_beside_the_stream(stream: Line, loaded: Loaded, folder: Path) -> None:
     new = make_bundle(folder / "new", 7)
     swap = Swap(stream.spec, stream.shared.ring.frames, loaded, str(new))
-    until(swap.finished)
+    until(lambda: swap._thread.join(0.05) or swap.finished())  # type: ignore[func-returns-value]
     assert swap.error == ""
     assert swap.loaded is not None
     before, after = (x.runner.submit([events(2)]).wait() for x in (loaded, swap.loaded))

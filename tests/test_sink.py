@@ -273,7 +273,7 @@ def test_a_swap_changes_the_files(folder: Path) -> None:
         from streamer.bundles import Swap
 
         swap = Swap(stream.spec, stream.shared.ring.frames, inference.loaded, str(second))
-        until(swap.finished)
+        until(lambda: swap._thread.join(0.05) or swap.finished())  # type: ignore[func-returns-value]
         assert inference._adopt(swap)["ok"]
         take(ingest, message(2, 4))
         drain(ingest, inference, sink)
