@@ -65,7 +65,7 @@ class Reader:
 
     def __init__(self, ring: Ring, columns: Sequence[Column], attached: Sequence[str]) -> None:
         self._ring, self._columns, self._attached = ring, columns, attached
-        self._sha256 = ring.header["sha256"]
+        self._sha256 = ring.sha256
         # Every slot's rows one after the other: one index takes those of several blocks from a column.
         rows = ring.layout.slots * ring.layout.events
         self._flat = {name: getattr(ring, name).reshape(rows) for name in _PER_EVENT}
