@@ -1,6 +1,5 @@
 """What every measurement shares: sizes, how long, and the configuration of a measured pipeline."""
 
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -11,6 +10,7 @@ import numpy as np
 
 from benchmarks.sender import KEY, PULSE_KEY, SOURCE
 from streamer.config import RunConfig
+from streamer.sockets import free_port
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,7 @@ class Load:
 
 def free_endpoint() -> str:
     """A TCP endpoint of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    return f"tcp://127.0.0.1:{free_port()}"
 
 
 def run_config(

@@ -4,7 +4,6 @@ Owns the configuration of the demo and the child processes that play the facilit
 knows that it is a demo: the events come over the real wire format from other processes.
 """
 
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from streamer.config import RunConfig, parse
 from streamer.errors import ConfigError
+from streamer.sockets import free_port
 
 # Rates that two cores hold beside a browser: 160 frames and 100 spectra a second.
 TEMPLATE = """
@@ -108,14 +108,6 @@ class Demo:
     @property
     def results(self) -> list[str]:
         return [stream.publish.results for stream in self.config.stream if stream.publish.results]
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def prepare(directory: Path) -> Demo:

@@ -4,6 +4,8 @@ Owns the options of every socket of ZeroMQ; knows nothing of what is in the mess
 process that uses it. A facility's messages come another way: `receiver`.
 """
 
+import random
+import socket as system
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -22,8 +24,31 @@ MAX_PORT: Final = 65535
 NOBLOCK: Final = int(zmq.NOBLOCK)
 EVENTS: Final = int(zmq.EVENTS)
 POLLIN: Final = int(zmq.POLLIN)
+# Below what Linux gives to outgoing connections: one of those must not take a port between look and use.
+FREE_PORTS: Final = range(20_000, 32_000)
 # A closed socket may take this long to flush; never for ever (ZeroMQ's own default).
 LINGER_MS: Final = 200
+
+
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses now, and that this process was not given before."""
+    while True:
+        port = random.choice(FREE_PORTS)
+        if port not in _given and _can_bind(port):
+            _given.add(port)
+            return port
+
+
+def _can_bind(port: int) -> bool:
+    with system.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def bind(socket: "zmq.Socket[bytes]", endpoint: str) -> str:

@@ -7,7 +7,6 @@ own process id, never by name. Nothing here is timed: the limits are far above w
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any, Final, Self, TypeVar
 
 from streamer import control
 from streamer.errors import ConfigError
+from streamer.sockets import free_port
 
 # Four processes that import torch, on a machine that others use as well.
 START_S: Final = 120.0
@@ -28,14 +28,6 @@ STEP_S: Final = 0.05
 STAGES: Final = ("ingest", "inference", "sink")
 
 T = TypeVar("T")
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def wait_until(look: Callable[[], T], what: str, timeout_s: float = START_S) -> T:
