@@ -5,20 +5,28 @@
         keep = block.column("verdict") == 1
         print(block.column("train_id")[keep], block.p("Streak")[keep])
 
-Owns the subscribing side of our own results stream; its format is in results.py. Needs no torch.
+    with streamer.client.results("tcp://127.0.0.1:45450", stream="droplets") as client:
+        table = client.to_dataframe(2000)  # or to_dataset, to_arrays
+
+Owns the subscribing side of our own results stream; its format is in results.py, the tables are in tables.py.
+Needs no torch, and pandas or xarray only when asked for one.
 """
 
 from collections.abc import Iterator, Sequence
 from math import ceil
 from time import monotonic
 from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
-import numpy as np
 import zmq
 
+from streamer import tables
 from streamer.errors import ConfigError, FrameError
 from streamer.results import KINDS, Array, Block, Kind, decode, topic
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]  # ships no types
+    import xarray as xr
 
 Context: TypeAlias = zmq.Context[zmq.Socket[bytes]]
 
@@ -118,21 +126,29 @@ class Client:
         return f"{text}. Is the pipeline running (streamer status), is the endpoint right, does data come in?"
 
     def to_arrays(self, n_events: int, timeout_s: float | None = None) -> dict[str, Array]:
-        """The next n_events events, by column: [n_events] or [n_events, width].
+        """The next n_events events, by column: [n_events] or [n_events, width]. See collect."""
+        return tables.arrays(self.collect(n_events, timeout_s), n_events)
 
-        What the last block held beyond them is gone. `timeout_s` is for each block. ValueError if the columns
-        change on the way (another stream, another model).
+    def to_dataframe(self, n_events: int, timeout_s: float | None = None) -> "pd.DataFrame":
+        """The next n_events events as pandas' table: one row each. See tables.dataframe, and collect."""
+        return tables.dataframe(self.collect(n_events, timeout_s), n_events)
+
+    def to_dataset(self, n_events: int, timeout_s: float | None = None) -> "xr.Dataset":
+        """The next n_events events as xarray's Dataset. See tables.dataset, and collect."""
+        return tables.dataset(self.collect(n_events, timeout_s), n_events)
+
+    def collect(self, n_events: int, timeout_s: float | None = None) -> list[Block]:
+        """The next blocks, whole, until they hold n_events events or more.
+
+        `timeout_s` is for each block. ValueError if columns, labels or routes change on the way (another
+        stream, another model): they would not be one table. A table takes the first n_events events; what the
+        last block held beyond them is gone.
         """
         blocks: list[Block] = []
         while sum(map(len, blocks)) < n_events:
             blocks.append(self.receive(timeout_s))
-            if list(blocks[-1].columns) != list(blocks[0].columns):
-                raise ValueError(
-                    f"columns changed from {list(blocks[0].columns)} to {list(blocks[-1].columns)}; "
-                    "name one stream, or collect again after the change of model"
-                )
-        names = blocks[0].columns if blocks else ()
-        return {name: np.concatenate([b.columns[name] for b in blocks])[:n_events] for name in names}
+            tables.check_alike(blocks[0], blocks[-1])
+        return blocks
 
     def close(self) -> None:
         self.socket.close()

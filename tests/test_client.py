@@ -219,3 +219,16 @@ def test_to_arrays_refuses_columns_that_change(context):
         socket.send_multipart(encode(HEADER, columns() | {"mu": np.zeros(3, np.float32)}))
         with pytest.raises(ValueError, match="columns changed"):
             client.to_arrays(6, PATIENCE_S)
+
+
+def test_tables_collect_as_arrays_do(context):
+    with joined(context) as (socket, endpoint, wait_for), Client(endpoint, context=context) as client:
+        wait_for(b"results.")
+        for sequence in range(4):
+            socket.send_multipart(numbered(sequence))
+        frame = client.to_dataframe(4, PATIENCE_S)
+        data = client.to_dataset(5, PATIENCE_S)
+    assert frame.index.tolist() == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert frame["p.b"].tolist() == [1, 3, 5, 1]
+    assert data.train_id.values.tolist() == [2, 2, 2, 3, 3]
+    assert data.p.sel(p_label="a").values.tolist() == [0, 2, 4, 0, 2]
