@@ -84,4 +84,5 @@ def run_config(
         **more,
     }
     output = {"directory": folder, "store": store, "segment_bytes": 64 << 20, "reserve_bytes": 256 << 20}
-    return RunConfig.model_validate({"stream": [stream], "output": output, "metrics": {"serve": False}})
+    quiet = {"metrics": {"serve": False}, "dashboard": {"serve": False}}
+    return RunConfig.model_validate({"stream": [stream], "output": output, **quiet})

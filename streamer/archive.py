@@ -6,8 +6,8 @@ Owns the shape of a run's folder; the files themselves are `store`'s.
     <directory>/r0007/<stream>/<route>/   kept events: frames under their own source name, and results
     <directory>/r0007/<stream>/failopen/  the same for events kept because no model answered
 
-Every folder opens with EXtra-data's RunDirectory. A file holds the results of one version of the bundles;
-which one, and the rules and the whole configuration, stand in its RUN section.
+Every folder opens with EXtra-data's RunDirectory. A file holds the results of one version of the stream:
+its bundles, its rules and the whole configuration, stand in its RUN section.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -26,7 +26,15 @@ import numpy.typing as npt
 import streamer
 from streamer.errors import ConfigError, StoreError
 from streamer.log import Repeated
-from streamer.plan import FIXED_COLUMNS, BundleRef, StageSpec, attached_names, columns_of, make_router, routes
+from streamer.plan import (
+    FIXED_COLUMNS,
+    StageSpec,
+    Version,
+    attached_names,
+    columns_of,
+    make_router,
+    route_names,
+)
 from streamer.store.disk import free_bytes
 from streamer.store.exdf import results_source
 from streamer.store.rows import Picked, Rows
@@ -60,16 +68,19 @@ class StoredBlock:
 
 
 class Archive:
-    """All file series of one stream. `cursor` is int64 [series, CURSOR_INTS] in the sink's page."""
+    """All file series of one stream, from `version` on (None: the first). `cursor` is int64 [series,
+    CURSOR_INTS] in the sink's page.
+    """
 
-    def __init__(self, spec: StageSpec, cursor: npt.NDArray[np.int64]) -> None:
-        self.names = ["results", *(route.name for route in routes(spec.settings)), FAILOPEN]
-        self._spec = spec
+    def __init__(
+        self, spec: StageSpec, cursor: npt.NDArray[np.int64], version: Version | None = None
+    ) -> None:
+        self.names = ["results", *route_names(spec.settings), FAILOPEN]
+        self._spec, self._version = spec, version or spec.first_version
         self._cursor = cursor.reshape(len(self.names), Series.CURSOR_INTS)
         self._results = _results_table(spec)
         self._columns = [name for name, _, _ in result_columns(spec)]
         self._modules = len(spec.settings.source.sources) > 1
-        self._refs = spec.bundles
         self._repeated = Repeated(logging.getLogger(__name__))
         reserve_bytes = spec.config.output.reserve_bytes
         self._series = [Series(self._series_spec(name), self._info(), reserve_bytes) for name in self.names]
@@ -99,14 +110,14 @@ class Archive:
         )
 
     def _run_values(self) -> dict[str, str | int | float]:
-        spec = self._spec
-        rules = [asdict(route) for route in routes(spec.settings)]
+        spec, version = self._spec, self._version
         return {
             "softwareVersion": streamer.__version__,
-            "bundleNames": " ".join(ref.name for ref in self._refs),
-            "bundleSha256": " ".join(ref.sha256 for ref in self._refs),
-            "rules": json.dumps(rules),
-            "rulesSha256": make_router(spec).rules_sha256,
+            "bundleNames": " ".join(ref.name for ref in version.bundles),
+            "bundleSha256": " ".join(ref.sha256 for ref in version.bundles),
+            "rules": json.dumps([route.model_dump() for route in version.routes]),
+            "rulesSha256": make_router(spec, version).rules_sha256,
+            "clusters": json.dumps(version.clusters),
             "configuration": spec.config.model_dump_json(),
         }
 
@@ -140,9 +151,11 @@ class Archive:
         for series, cursor in zip(self._series, self._cursor, strict=True):
             series.resume(cursor)
 
-    def set_version(self, refs: Sequence[BundleRef]) -> None:
-        """From now on results come from these bundles: other files."""
-        self._refs = tuple(refs)
+    def set_version(self, version: Version) -> None:
+        """From now on this version answers: other files, unless it differs in storing alone."""
+        old, self._version = self._version, version
+        if version.model_copy(update={"store": old.store}) == old:
+            return
         for name, series, cursor in zip(self.names, self._series, self._cursor, strict=True):
             try:
                 series.roll(cursor, self._info())

@@ -11,33 +11,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from models.bundle import Bundle, load_bundle
 from models.manifest import BundleError, Manifest
 from streamer.errors import ConfigError
 from streamer.networks import Runner
-from streamer.plan import BundleRef, StageSpec, find_bundle, make_router, pin_bundle
+from streamer.plan import BundleRef, StageSpec, Version, find_bundle, make_router, pin_bundle
 from streamer.results import BundleRef as PublishedBundle
 from streamer.routing import Router
 from streamer.runner import CpuRunner, Wanted, make_runner
-from streamer.versions import hashes, note_engine, noted_engine
+from streamer.versions import note_engine, noted_engine
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A set of bundles, the runner that serves them, and the rules with the thresholds of these bundles."""
+    """A version of a stream, the runner that serves its bundles, and its rules with their thresholds."""
 
+    version: Version
     manifests: tuple[Manifest, ...]
-    refs: tuple[BundleRef, ...]
     runner: Runner
     router: Router
 
-    @cached_property
-    def hashes(self) -> npt.NDArray[np.uint8]:
-        """[bundles, 32]: the sha256 of each manifest, as in a slot header."""
-        return np.frombuffer(hashes(self.refs), np.uint8).reshape(-1, 32)
+    @property
+    def refs(self) -> tuple[BundleRef, ...]:
+        return self.version.bundles
 
     @cached_property
     def published(self) -> tuple[PublishedBundle, ...]:
@@ -45,15 +43,15 @@ class Loaded:
         return tuple(PublishedBundle(ref.name, ref.sha256) for ref in self.refs)
 
 
-def load(spec: StageSpec, refs: Sequence[BundleRef], frames: npt.NDArray[Any]) -> Loaded:
-    """Load, verify and warm up. Raises ConfigError for a bundle that is not right or not that of `refs`, and
-    if a rule names a threshold that none of them holds.
+def load(spec: StageSpec, version: Version, frames: npt.NDArray[Any]) -> Loaded:
+    """Load, verify and warm up. Raises ConfigError for a bundle that is not right or not that of `version`,
+    and if a rule names a threshold that none of them holds.
     """
-    settings = spec.settings
+    settings, refs = spec.settings, version.bundles
     try:
         bundles = [_load_as(ref) for ref in refs]
         manifests = tuple(bundle.manifest for bundle in bundles)
-        router = make_router(spec, manifests)
+        router = make_router(spec, version, manifests)
         engine = noted_engine(spec, refs)
         wanted = Wanted(settings.max_events, settings.device, settings.threads, engine)
         runner = make_runner(bundles, frames, wanted)
@@ -61,7 +59,7 @@ def load(spec: StageSpec, refs: Sequence[BundleRef], frames: npt.NDArray[Any]) -
             note_engine(spec, refs, runner.mode)
     except BundleError as error:
         raise ConfigError(str(error)) from error
-    return Loaded(manifests, tuple(refs), runner, router)
+    return Loaded(version, manifests, runner, router)
 
 
 def _load_as(ref: BundleRef) -> Bundle:
@@ -94,9 +92,18 @@ class Swap:
     def _load(self) -> None:
         try:
             refs = [pin_bundle(ref, Path(self._spec.folder)) for ref in replace(self._old, self._name)]
-            self.loaded = load(self._spec, refs, self._frames)
+            self.loaded = load(self._spec, self._version(refs), self._frames)
         except Exception as error:  # the main of a thread: whatever it was, the old bundles serve on
             self.error = str(error) or repr(error)
+
+    def _version(self, refs: Sequence[BundleRef]) -> Version:
+        """The old one with other bundles. Another mixture numbers its clusters anew: their names are gone."""
+        old = self._old.version
+        pairs = zip(refs, self._old.refs, self._old.manifests, strict=True)
+        changed = [manifest for new, ref, manifest in pairs if new.sha256 != ref.sha256]
+        renumbered = any(column.name == "cluster" for manifest in changed for column in manifest.columns)
+        clusters = {} if renumbered else old.clusters
+        return old.model_copy(update={"bundles": tuple(refs), "clusters": clusters})
 
 
 def replace(old: Loaded, name: str) -> list[BundleRef]:

@@ -1,6 +1,6 @@
 """The commands. Thin: each reads its arguments and calls one function of another module.
 
-Exit codes: 0 the ledger closed; 1 it did not; 2 the command or the configuration is wrong.
+Exit codes: 0 the ledger closed; 1 it did not, or the run failed; 2 the command or the configuration is wrong.
 """
 
 import json
@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from streamer import check as checking
-from streamer import control, foreground, log, watch
+from streamer import control, foreground, log, steering, watch
 from streamer import demo as demonstration
-from streamer.config import load, runtime_folder
+from streamer.config import load, numbered, runtime_folder
 from streamer.errors import ConfigError, StreamerError
 from streamer.facility import replay, simulator
 from streamer.pipeline import Pipeline, resolve
@@ -27,6 +27,7 @@ from streamer.plan import describe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
+BY = "command line"  # in the journal
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 ConfigFile = Annotated[Path, typer.Argument(help="The configuration, a TOML file.")]
@@ -40,11 +41,16 @@ def run(
     duration: Annotated[float | None, typer.Option(help="Stop after this many seconds.")] = None,
     events: Annotated[int | None, typer.Option(help="Stop after this many events.")] = None,
     report: Report = None,
+    next_run: Annotated[
+        bool, typer.Option("--next-run", help="Number the run after those in its directory; for services.")
+    ] = False,
 ) -> None:
     """Classify the streams of CONFIG until interrupted; print the ledger."""
     log.setup("streamer")
     writable(report)
     resolved = load(config)
+    if next_run:
+        resolved = numbered(resolved)
     logging.getLogger("streamer").info("configuration: %s", resolved.model_dump_json())
     result = foreground.run(Pipeline(resolved), foreground.Limits(duration, events), report)
     finish(result)
@@ -136,9 +142,40 @@ def swap(
 ) -> None:
     """Give a stream another bundle of the same input and columns, without a gap."""
     path = str(Path(bundle).resolve()) if Path(bundle).is_dir() else bundle
-    command = {"command": "swap", "stream": stream, "bundle": path}
+    command = {"command": "swap", "stream": stream, "bundle": path, "by": BY}
     answer = control.request(_control(socket), command, control.SWAP_S + 5)
     console.print_json(json.dumps(answer["bundles"]))
+
+
+@app.command()
+def steer(
+    stream: Annotated[str, typer.Argument(help="Name of the stream.")],
+    route: Annotated[str | None, typer.Option(help="Route to change.")] = None,
+    when: Annotated[str | None, typer.Option(help="Its new rule.")] = None,
+    one_in: Annotated[int | None, typer.Option(help="Keep one in so many; 0 keeps all.")] = None,
+    enabled: Annotated[bool | None, typer.Option("--enable/--disable", help="Its switch.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="NAME=NUMBER names a cluster, NAME= forgets.")] = None,
+    store: Annotated[bool | None, typer.Option("--store/--no-store", help="Write kept events.")] = None,
+    socket: Control = "",
+) -> None:
+    """Change a rule, name a cluster, start or stop storing, while the stream runs."""
+    changes = steering.asked(route, {"when": when, "one_in": one_in, "enabled": enabled}, cluster, store)
+    for change in changes:
+        command = {"command": "steer", "stream": stream, "change": change, "by": BY}
+        answer = control.request(_control(socket), command, control.STEER_S + 5)
+    console.print_json(json.dumps(answer["steering"]))
+
+
+@app.command()
+def token(socket: Control = "") -> None:
+    """The token with which the running pipeline's live page is unlocked."""
+    path = control.token_file(_control(socket))
+    try:
+        console.print(path.read_text().strip(), markup=False, highlight=False)
+    except OSError as error:
+        raise ConfigError(
+            f"no token at {path}: {error.strerror}. Is a run with a live page going on?"
+        ) from error
 
 
 @app.command("watch")
@@ -253,7 +290,8 @@ def main() -> None:
         app()
     except StreamerError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
+        # A service is started again after a failure, and not after a mistake that would only be repeated.
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 
 if __name__ == "__main__":

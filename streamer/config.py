@@ -16,7 +16,10 @@ from streamer.align import MAX_MODULE_SOURCES
 from streamer.errors import ConfigError
 from streamer.receiver import opener
 
-MAX_BUNDLES = 8  # of one stream; their hashes stand in the header of every slot
+MAX_BUNDLES = 8  # of one stream; all of them see every event
+MAX_RUN = 9999  # the folders of runs have four digits
+# A mixture of more components tells nobody anything.
+MAX_CLUSTER = 9999
 # Files are named by it and sources carry it.
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,31}$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -91,6 +94,8 @@ class RouteConfig(Strict):
     """Expression over the result columns, e.g. `p.Streak > 0.5`. None matches every event."""
     one_in: Annotated[int, Field(ge=1)] | None = None
     """Keep one event in so many of those that match, drawn from a hash of the ids. None keeps them all."""
+    enabled: bool = True
+    """False keeps nothing until somebody enables it (`streamer steer`, the live page)."""
 
 
 class PublishConfig(Strict):
@@ -115,6 +120,8 @@ class StreamConfig(Strict):
     attach: tuple[str, ...] = ()
     """Scalars of other sources for each event: `SOURCE key`, or `name = SOURCE key`."""
     route: tuple[RouteConfig, ...] = ()
+    clusters: dict[Name, Annotated[int, Field(ge=0, le=MAX_CLUSTER)]] = {}
+    """Names of clusters by number: a rule may then say `cluster == named.rings`."""
     publish: PublishConfig = PublishConfig()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Where the networks run; auto is the first CUDA device, or the CPU."""
@@ -146,6 +153,8 @@ class OutputConfig(Strict):
 
     store: bool = True
     """False writes no files; everything else goes on."""
+    paused: bool = False
+    """Begin without storing; `streamer steer STREAM --store` or the live page starts it."""
     directory: Path = Path("out")
     """Folder of the runs; run 7 goes to `r0007` in it."""
     segment_bytes: Annotated[int, Field(ge=1 << 16)] = 256 << 20
@@ -163,14 +172,26 @@ class MetricsConfig(Strict):
     serve: bool = True
 
 
+class DashboardConfig(Strict):
+    """The live page."""
+
+    serve: bool = True
+    address: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 5006
+    """0 takes any free port."""
+    origins: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.\[\]:-]+$")], ...] = ()
+    """`host:port` under which people open the page besides its own address, e.g. through a tunnel."""
+
+
 class RunConfig(Strict):
     """One run of the program."""
 
-    run: Annotated[int, Field(ge=0, le=9999)] = 1
+    run: Annotated[int, Field(ge=0, le=MAX_RUN)] = 1
     proposal: Annotated[int, Field(ge=0, le=999999)] = 0
     stream: Annotated[tuple[StreamConfig, ...], Field(min_length=1)]
     output: OutputConfig = OutputConfig()
     metrics: MetricsConfig = MetricsConfig()
+    dashboard: DashboardConfig = DashboardConfig()
     control: str | None = None
     """ipc address of the control socket; None takes one in the user's runtime folder."""
     expose: bool = False
@@ -190,9 +211,10 @@ class RunConfig(Strict):
         endpoints = [endpoint for stream in self.stream for endpoint in bound(stream)]
         problems += _repeated("endpoint", endpoints)
         if not self.expose:
+            pages = [f"tcp://{served.address}:0" for served in (self.metrics, self.dashboard)]
             problems += [
                 f"endpoint {endpoint} can be reached by other machines; use 127.0.0.1, or set expose = true"
-                for endpoint in [*endpoints, f"tcp://{self.metrics.address}:0"]
+                for endpoint in [*endpoints, *pages]
                 if not _local(endpoint)
             ]
         if problems:
@@ -269,6 +291,18 @@ def load(path: Path) -> RunConfig:
         return parse(path.read_text(), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+
+
+def numbered(config: RunConfig) -> RunConfig:
+    """The same as the first run after those in its directory, and not before the number it has.
+
+    Raises ConfigError when there is no such number.
+    """
+    runs = [int(folder.name[1:]) for folder in config.output.directory.glob("r[0-9][0-9][0-9][0-9]")]
+    run = max([config.run, *(run + 1 for run in runs)])
+    if run > MAX_RUN:
+        raise ConfigError(f"{config.output.directory} holds run {MAX_RUN}, the last number; choose another")
+    return config.model_copy(update={"run": run})
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,8 +1,9 @@
-"""The control socket of a running pipeline: what it does, and another bundle for one of its streams.
+"""The control socket of a running pipeline: what it does, and what a person changes in it.
 
 Owns the protocol: one msgpack map asked, one answered, over an ipc socket in a folder that only its user can
-open. Requests: {"command": "status"}; {"command": "swap", "stream": NAME, "bundle": NAME OR FOLDER}.
-Answers: {"ok": true, ...} or {"ok": false, "error": TEXT}.
+open. Requests: {"command": "status"}; {"command": "swap", "stream": NAME, "bundle": NAME OR FOLDER};
+{"command": "steer", "stream": NAME, "change": as in `steering`}; {"command": "journal"}. Who changes
+something says who it is in "by". Answers: {"ok": true, ...} or {"ok": false, "error": TEXT}.
 """
 
 import fcntl
@@ -20,6 +21,8 @@ from streamer.errors import ConfigError, StreamerError
 
 # A bundle must be read, checked and warmed up within this time.
 SWAP_S = 120.0
+# Rules are compiled between two batches.
+STEER_S = 10.0
 SLICE_MS = 100
 
 Answer = dict[str, Any]
@@ -107,10 +110,24 @@ def _private_folder(endpoint: str) -> Path:
     return folder
 
 
-def forward_swap(address: str, bundle: str, alive: Callable[[], bool]) -> Answer:
-    """Ask a stream's inference for another bundle and wait while it is `alive`. Raises TimeoutError."""
+def token_file(endpoint: str) -> Path:
+    """Where the token of the live page lies while a run holds `endpoint`."""
+    return Path(endpoint.removeprefix("ipc://") + ".token")
+
+
+def keep_token(endpoint: str, token: str) -> Path:
+    """Write the token of the live page where only this user can read it."""
+    path = token_file(endpoint)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(token + "\n")
+    return path
+
+
+def forward(address: str, request: Answer, limit_s: float, alive: Callable[[], bool]) -> Answer:
+    """Ask a stream's inference for another version and wait while it is `alive`. Raises TimeoutError."""
     with zmq.Context() as context:
-        return sockets.ask(context, address, {"bundle": bundle}, SWAP_S, alive)
+        return sockets.ask(context, address, request, limit_s, alive)
 
 
 def request(endpoint: str, command: Answer, timeout_s: float = 5.0) -> Answer:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamer.config import RunConfig, parse
+from streamer.config import RunConfig, numbered, parse
 from streamer.errors import ConfigError
 from streamer.sockets import free_port
 
@@ -114,9 +114,7 @@ def prepare(directory: Path) -> Demo:
     """The demo with free ports, storing below `directory`."""
     ports = {name: f"tcp://127.0.0.1:{free_port()}" for name in ENDPOINTS}
     text = TEMPLATE.format(directory=directory, metrics_port=0, transition=TRANSITION, **ports)
-    config = parse(text, "demo")
-    runs = [int(folder.name[1:]) for folder in directory.glob("r[0-9][0-9][0-9][0-9]")]
-    config = config.model_copy(update={"run": max(runs, default=0) + 1})
+    config = numbered(parse(text, "demo"))
     simulator = [sys.executable, "-m", "streamer.facility.simulator", "--endpoint"]
     return Demo(
         config,

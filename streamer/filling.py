@@ -95,7 +95,7 @@ class Filling:
                 self._mark_seen(slot, 0, n)
                 self.ring.state[slot] = READY
             else:
-                self.ring.state[slot] = FREE
+                self._give_back(slot)
         tail = int(self.values[self.at["tail"]])
         if tail:
             # It died within a train: the rest of that train was never received.
@@ -262,12 +262,17 @@ class Filling:
         """Hand on what there is, and give back a slot that was opened for frames that did not come."""
         self.hand_on()
         if self.block is not None:
-            self.ring.state[self.block.slot] = FREE
+            self._give_back(self.block.slot)
             self.block = None
+
+    def _give_back(self, slot: int) -> None:
+        """Nothing is in it: whoever looks at free slots must not take it for the block before."""
+        self.ring.n[slot] = 0
+        self.ring.state[slot] = FREE
 
     def _fill_header(self, block: Block) -> None:
         ring, slot = self.ring, block.slot
-        ring.n[slot], ring.attempts[slot], ring.bundles[slot] = block.n, 0, 0
+        ring.n[slot], ring.attempts[slot], ring.version[slot] = block.n, 0, 0
         ring.end_of_train[slot] = block.end_of_train
         ring.received_ns[slot], ring.received_at_s[slot] = block.received.at_ns, block.received.at_s
 

@@ -3,7 +3,7 @@
 Reads the ring. Owns no file, no socket and no count.
 
 Most of what a block costs in the sink it costs once, whatever its size. So blocks that wait together are
-published, stored and counted together: as many as follow one another in number, in train and in the bundles
+published, stored and counted together: as many as follow one another in number, in train and in the version
 that answered.
 """
 
@@ -35,8 +35,8 @@ class Group(NamedTuple):
     tokens: list[Token]
     sizes: list[int]
     """Events of each."""
-    made_by: bytes
-    """SHA-256 of the bundles that answered, 32 bytes each; none if no model did."""
+    version: int
+    """Number of the stream's version that answered; 0 if none did."""
     overloaded: bool
     """They came straight from ingest: their verdicts are still to be published."""
 
@@ -65,7 +65,6 @@ class Reader:
 
     def __init__(self, ring: Ring, columns: Sequence[Column], attached: Sequence[str]) -> None:
         self._ring, self._columns, self._attached = ring, columns, attached
-        self._sha256 = ring.sha256
         # Every slot's rows one after the other: one index takes those of several blocks from a column.
         rows = ring.layout.slots * ring.layout.events
         self._flat = {name: getattr(ring, name).reshape(rows) for name in _PER_EVENT}
@@ -86,7 +85,7 @@ class Reader:
     def _join(self, first: Token, waiting: deque[Token]) -> Group:
         """The group of `first` and of those that follow it, which leave `waiting`."""
         block = self._look(first[0])
-        group = Group([first], [block.n], block.made_by, block.overloaded)
+        group = Group([first], [block.n], block.version, block.overloaded)
         events = block.n
         while waiting and len(group.tokens) < MAX_BLOCKS:
             token, before = waiting[0], block
@@ -103,9 +102,8 @@ class Reader:
     def _look(self, slot: int) -> "_Block":
         ring = self._ring
         n, train_id = int(ring.n[slot]), ring.train_id[slot]
-        made_by = self._sha256[slot, : ring.bundles[slot]].tobytes()
         overloaded = bool(n) and int(ring.reason[slot, 0]) == _OVERLOAD
-        return _Block(n, made_by, overloaded, int(train_id[0]), int(train_id[n - 1]))
+        return _Block(n, int(ring.version[slot]), overloaded, int(train_id[0]), int(train_id[n - 1]))
 
     # --- what is known of them ----------------------------------------------------------------------
 
@@ -138,12 +136,12 @@ class _Block(NamedTuple):
     """What decides which blocks go together; the trains are those of its first and last event."""
 
     n: int
-    made_by: bytes
+    version: int
     overloaded: bool
     first_train: int
     last_train: int
 
     def may_follow(self, other: "_Block") -> bool:
         """An append takes trains in order; an empty block has none."""
-        same = self.made_by == other.made_by and self.overloaded == other.overloaded
+        same = self.version == other.version and self.overloaded == other.overloaded
         return same and self.n > 0 and other.n > 0 and other.last_train <= self.first_train

@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamer import control, metrics
+from streamer import control, metrics, notify
+from streamer.errors import ConfigError
+from streamer.ledger import BATCH_EDGES, LATENCY_EDGES_S
 from streamer.pipeline import Pipeline
+from streamer.steering import as_answer
+from streamer.supervisor import Child
+from streamer.versions import current_version
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +75,22 @@ def run(
     start.
     """
     with ExitStack() as stack:
+        # First: it takes what it is told by out of the environment, so that no stage inherits it.
+        notifier = stack.enter_context(notify.Notifier())
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(pipeline)
         _serve(stack, pipeline)
         pipeline.start(lambda: bool(interrupts))
         on_start()
+        notifier.ready()
+        vital = [child for child in pipeline.supervisor.children if child.vital]
         while not (interrupts or limits.reached(pipeline)):
             pipeline.supervisor.watch()
+            notifier.beat(
+                notify.progress_s(vital), time.monotonic(), lambda: notify.summary(pipeline.report())
+            )
             time.sleep(TICK_S)  # the rhythm of looking at children; nothing waits for it
+        notifier.stopping()
         pipeline.stop()
         result = pipeline.report()
     if report is not None:
@@ -91,8 +104,14 @@ def _serve(stack: ExitStack, pipeline: Pipeline) -> None:
     commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "status": lambda _: {"report": status(pipeline)},
         "swap": lambda request: swap(pipeline, request),
+        "steer": lambda request: steer(pipeline, request),
+        "journal": lambda _: {"entries": list(pipeline.journal.newest)},
     }
     stack.enter_context(control.ControlServer(config.control_endpoint, commands))
+    if pipeline.dashboard is not None:
+        kept = control.keep_token(config.control_endpoint, pipeline.token)
+        stack.callback(kept.unlink, missing_ok=True)
+        log.info("who wants to steer by the live page needs the token: `streamer token`, or %s", kept)
     if config.metrics.serve:
         port, stop = metrics.serve(pipeline.snapshots, config.metrics.address, config.metrics.port)
         stack.callback(stop)
@@ -100,25 +119,72 @@ def _serve(stack: ExitStack, pipeline: Pipeline) -> None:
 
 
 def status(pipeline: Pipeline) -> dict[str, Any]:
-    """The report of the moment, with the state of every stage."""
+    """The report of the moment, with the state of every stage and what every stream does now."""
+    report, config = pipeline.report(), pipeline.config
     stages = {
-        name: {
-            stage: {"up": child.up, "pid": child.pid, "restarts": child.restarts}
-            for stage, child in stream.children.items()
-        }
+        name: {stage: _state(child) for stage, child in stream.children.items()}
         for name, stream in pipeline.streams.items()
     }
-    return pipeline.report() | {"stages": stages}
+    for name, stream in pipeline.streams.items():
+        report["streams"][name] |= _moment(stream.snapshot())
+    versions = {name: current_version(stream.spec) for name, stream in pipeline.streams.items()}
+    return report | {
+        "stages": stages,
+        "dashboard": _state(pipeline.dashboard) if pipeline.dashboard is not None else None,
+        "steering": {name: as_answer(*version) for name, version in versions.items()},
+        "run": config.run,
+        "proposal": config.proposal,
+        "started_at": pipeline.started_at_s,
+        "stopping": pipeline.stopping,
+    }
+
+
+def _state(child: Child) -> dict[str, Any]:
+    return {"up": child.up, "pid": child.pid, "restarts": child.restarts}
+
+
+def _moment(now: metrics.Snapshot) -> dict[str, Any]:
+    """What a page shows of a stream beside its ledger."""
+    return {
+        "imbalance": now.ledger.imbalance,
+        "latency": {"edges_s": list(LATENCY_EDGES_S), "counts": list(now.ledger.latency_counts)},
+        "batch_events": {"edges": list(BATCH_EDGES), "counts": list(now.batch_events)},
+        "ring": {"slots": now.slots, "in_use": now.slots_in_use},
+    }
 
 
 def swap(pipeline: Pipeline, request: dict[str, Any]) -> dict[str, Any]:
-    """Forward a swap to its stream's inference; broken off when that process ends or the run does."""
+    """Give a stream another bundle."""
+    bundle = str(request.get("bundle", ""))
+    return _change(pipeline, request, {"bundle": bundle}, control.SWAP_S)
+
+
+def steer(pipeline: Pipeline, request: dict[str, Any]) -> dict[str, Any]:
+    """Change a stream's rules, names or storing."""
+    change = request.get("change")
+    if not isinstance(change, dict):
+        raise ConfigError(f"steer: expected a change, as a map, got {str(change)[:40]!r}")
+    return _change(pipeline, request, {"change": change}, control.STEER_S)
+
+
+def _change(
+    pipeline: Pipeline, request: dict[str, Any], action: dict[str, Any], limit_s: float
+) -> dict[str, Any]:
+    """Forward a change to its stream's inference and note it; broken off when that ends, or the run."""
     name = str(request.get("stream", ""))
     address = pipeline.control_address(name)
-    inference = pipeline.streams[name].children["inference"]
+    stream = pipeline.streams[name]
+    inference, before = stream.children["inference"], as_answer(*current_version(stream.spec))
     asked = inference.pid
 
     def alive() -> bool:
         return inference.up and inference.pid == asked and not pipeline.stopping
 
-    return control.forward_swap(address, str(request.get("bundle", "")), alive)
+    try:
+        answer = control.forward(address, action, limit_s, alive)
+    except TimeoutError as error:
+        answer = {"ok": False, "error": str(error)}
+    after = as_answer(*current_version(stream.spec))
+    result = {"before": before, "after": after} if answer.get("ok") else {"refused": answer.get("error", "")}
+    pipeline.journal.add(request.get("by"), name, action, **result)
+    return answer

@@ -1,7 +1,7 @@
 """Second stage: from the ring through the networks and the rules to verdicts.
 
-Owns the batching loop, fail-open, the verdicts' publication and the swap of bundles. The device is in
-`runner`, the order of blocks in `batching`, the rules in `routing`.
+Owns the batching loop, fail-open, the verdicts' publication and the change to another version. The device is
+in `runner`, the order of blocks in `batching`, the rules in `routing`.
 
 The loop keeps the device busy and never waits while it has work: it admits what came, begins a batch when the
 runner has room, finishes the oldest batch when it must. The verdicts of a batch leave before its slots go to
@@ -13,7 +13,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # ships no types
@@ -26,21 +26,21 @@ from streamer import sockets
 from streamer.batching import Batcher, Waiting
 from streamer.bundles import Loaded, Swap, load
 from streamer.columns import split
-from streamer.errors import StageError
+from streamer.errors import ConfigError, StageError
 from streamer.ledger import BATCH_EDGES, LATENCY_EDGES_S
 from streamer.log import Repeated
 from streamer.networks import Pending
-from streamer.plan import attached_names, columns_of
+from streamer.plan import attached_names, columns_of, make_router
 from streamer.publish import ResultsPublisher
 from streamer.results import ResultHeader
 from streamer.ring import DONE, FILLING, READY, TAKEN
 from streamer.routing import Decision, failopen
 from streamer.stage import IDLE_MS, RESCAN_NS, Stage, main
-from streamer.versions import current_version, note_version
+from streamer.steering import as_answer, steered
+from streamer.versions import NO_VERSION, current_version, note_version
 
 Ids = npt.NDArray[np.uint64]
 
-NO_HASHES = np.zeros((0, 32), np.uint8)
 # A block that was in hand each time inference died is not tried a third time: it may be what kills it.
 MAX_ATTEMPTS = 2
 
@@ -63,7 +63,8 @@ class Inference:
         self.columns, self.attached = columns_of(stage.spec), attached_names(stage.spec)
         self.batcher = Batcher(self.settings.max_events, self.settings.max_wait_s)
         self.deadline_ns = round(self.settings.deadline_s * 1e9)
-        self.loaded = load(stage.spec, current_version(stage.spec), self.ring.frames)
+        self.version, version = current_version(stage.spec)
+        self.loaded = load(stage.spec, version, self.ring.frames)
         self.under_way: deque[Batch] = deque()
         self.swap: Swap | None = None
         self.at = self.page.at
@@ -255,7 +256,7 @@ class Inference:
         """Verdicts on the wire first; then results into the slots, and the slots to the sink."""
         self._publish(blocks[0], ids, decision, made_by)
         self._count(blocks)
-        hashes = made_by.hashes if made_by is not None else NO_HASHES
+        version = self.version if made_by is not None else NO_VERSION
         ring, start = self.ring, 0
         for block in blocks:
             slot, n = block.slot, block.events
@@ -264,8 +265,7 @@ class Inference:
             ring.verdict[slot, :n] = decision.verdict[rows]
             ring.route[slot, :n] = decision.route[rows]
             ring.reason[slot, :n] = decision.reason[rows]
-            ring.bundles[slot] = len(hashes)
-            ring.sha256[slot, : len(hashes)] = hashes
+            ring.version[slot] = version
             ring.state[slot] = DONE
             start += n
         self.page.commit()
@@ -298,13 +298,17 @@ class Inference:
             values[self.at["events"]] += block.events
         values[self.at["blocks"]] += len(blocks)
 
-    # --- swap ---------------------------------------------------------------------------------------
+    # --- another version ----------------------------------------------------------------------------
 
     def _serve_control(self) -> None:
-        """Begin a swap when asked; adopt it, between two batches, when it is loaded."""
+        """Change rules at once; begin a swap, and adopt it between two batches, when it is loaded."""
         if self.swap is None and sockets.readable(self.control):
-            name = str(sockets.receive_request(self.control).get("bundle", ""))
-            self.swap = Swap(self.stage.spec, self.ring.frames, self.loaded, name)
+            request = sockets.receive_request(self.control)
+            if isinstance(request.get("change"), dict):
+                self.control.send(msgpack.packb(self._steer(request["change"])))
+            else:
+                name = str(request.get("bundle", ""))
+                self.swap = Swap(self.stage.spec, self.ring.frames, self.loaded, name)
         if self.swap is not None and self._swap_waits() and not self.under_way:
             self.control.send(msgpack.packb(self._adopt(self.swap)))
             self.swap = None
@@ -318,12 +322,27 @@ class Inference:
         if swap.loaded is None:
             self.stage.log.error("swap refused: %s", swap.error)
             return {"ok": False, "error": swap.error}
-        self.loaded = swap.loaded
-        note_version(self.stage.spec, self.loaded.refs)
-        self.page.values[self.at["swaps"]] += 1
-        self.page.commit()
+        self._serve(swap.loaded, "swaps")
         self.stage.log.info("swapped: now %s", [ref.name for ref in self.loaded.refs])
         return {"ok": True, "bundles": [ref.model_dump() for ref in self.loaded.refs]}
+
+    def _steer(self, change: dict[str, Any]) -> dict[str, Any]:
+        """Other rules for the same bundles, from the next answer on, or why not."""
+        try:
+            version = steered(self.stage.spec, self.loaded.version, change)
+            router = make_router(self.stage.spec, version, self.loaded.manifests)
+        except ConfigError as error:
+            return {"ok": False, "error": str(error)}
+        if version != self.loaded.version:
+            self._serve(replace(self.loaded, version=version, router=router), "steerings")
+        return {"ok": True, "steering": as_answer(self.version, self.loaded.version)}
+
+    def _serve(self, loaded: Loaded, counter: str) -> None:
+        """Noted before the first answer of it: the sink reads there what a slot's number means."""
+        self.version = note_version(self.stage.spec, loaded.version)
+        self.loaded = loaded
+        self.page.values[self.at[counter]] += 1
+        self.page.commit()
 
 
 def _leave_if_device_is_lost(error: Exception) -> None:

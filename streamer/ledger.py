@@ -170,7 +170,17 @@ def ingest_layout() -> PageLayout:
 
 def inference_layout() -> PageLayout:
     return PageLayout(
-        names=("batches", "blocks", "events", "model_errors", "swaps", "busy_ns", "latency", "batch_events"),
+        names=(
+            "batches",
+            "blocks",
+            "events",
+            "model_errors",
+            "swaps",
+            "steerings",
+            "busy_ns",
+            "latency",
+            "batch_events",
+        ),
         sizes={"latency": len(LATENCY_EDGES_S) + 1, "batch_events": len(BATCH_EDGES) + 1},
     )
 
@@ -185,14 +195,20 @@ def sink_layout(routes: Sequence[str], cursor_cells: int) -> PageLayout:
             *(f"shed.{reason}" for reason in SHED_REASONS),
             "store_errors",  # appends and closings that the files refused
             "unrecorded",  # events whose results the files could not take
+            "not_stored",  # events kept while storing was off
             "latency",  # of events that inference never saw
             # state that must survive a crash
+            "version",  # of the stream, in the files that the cursor is of; 0 is the first
             "last_seq",
             "first_seq",
             "cursor",
         ),
         sizes={"latency": len(LATENCY_EDGES_S) + 1, "cursor": max(1, cursor_cells)},
     )
+
+
+def dashboard_layout() -> PageLayout:
+    return PageLayout(names=("pages",))  # open now
 
 
 # --- the sums ---------------------------------------------------------------------------------------
@@ -218,6 +234,7 @@ class StreamLedger:
     trains: int
     trains_empty: int
     unrecorded: int
+    not_stored: int
     store_errors: int
     latency_counts: tuple[int, ...]
 
@@ -228,6 +245,11 @@ class StreamLedger:
     @property
     def in_flight(self) -> int:
         return self.received - self.outcomes
+
+    @property
+    def imbalance(self) -> int:
+        """Messages without an outcome, and outcomes without an event. Must be 0."""
+        return self.messages - self.accepted - sum(self.rejected.values()) + min(0, self.in_flight)
 
     @property
     def closed(self) -> bool:
@@ -277,6 +299,7 @@ def read_stream(ingest: PageReader, inference: PageReader, sink: PageReader) -> 
         vetoed=sink.get(out, "vetoed"),
         shed={reason: shed_in[reason] + shed_out[reason] for reason in SHED_REASONS},
         unrecorded=sink.get(out, "unrecorded"),
+        not_stored=sink.get(out, "not_stored"),
         store_errors=sink.get(out, "store_errors"),
         latency_counts=tuple(latency.tolist()),
     )
@@ -305,6 +328,7 @@ def as_report(
         "out_of_order": ledger.out_of_order,
         "id_jumps": ledger.id_jumps,
         "unrecorded": ledger.unrecorded,
+        "not_stored": ledger.not_stored,
         "store_errors": ledger.store_errors,
         "events_per_s": round(ledger.received / duration_s, 1) if duration_s > 0 else 0.0,
         "verdict_latency_s": {"p50": p50, "p99": p99},

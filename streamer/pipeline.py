@@ -13,8 +13,10 @@ in the same memory, says where every event went. `docs/life-of-an-event.md` tell
 """
 
 import fcntl
+import json
 import logging
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -22,6 +24,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +36,8 @@ from streamer import memory
 from streamer.archive import Archive
 from streamer.config import RunConfig, StreamConfig
 from streamer.errors import ConfigError
-from streamer.ledger import StreamLedger, as_report, read_stream
+from streamer.journal import Journal
+from streamer.ledger import PageReader, StreamLedger, as_report, dashboard_layout, read_stream
 from streamer.metrics import Snapshot
 from streamer.plan import (
     BundleRef,
@@ -85,7 +89,7 @@ class Stream:
             slots=self.shared.ring.layout.slots,
             restarts={name: child.restarts for name, child in self.children.items()},
             up={name: child.up for name, child in self.children.items()},
-            bundles=[(ref.name, ref.sha256) for ref in current_version(self.spec)],
+            bundles=[(ref.name, ref.sha256) for ref in current_version(self.spec)[1].bundles],
         )
 
 
@@ -128,16 +132,20 @@ class Pipeline:
         self._folder_lock = os.open(self.folder, os.O_RDONLY)
         fcntl.flock(self._folder_lock, fcntl.LOCK_SH)
         self.streams: dict[str, Stream] = {}
+        self._fds: list[int] = []
+        self.token = secrets.token_urlsafe(16)
+        """Who knows it may steer by the live page."""
         try:
             for stream in config.stream:
                 self.streams[stream.name] = self._build(stream)
         except BaseException:
             self._free()
             raise
-        self.supervisor = Supervisor(
-            [child for stream in self.streams.values() for child in stream.children.values()], output
-        )
-        self.started_s = 0.0
+        self.journal = Journal(_run_folder(config) / "steering.jsonl" if config.output.store else None)
+        self.dashboard = self._live_page()
+        stages = [child for stream in self.streams.values() for child in stream.children.values()]
+        self.supervisor = Supervisor([*stages, *([self.dashboard] if self.dashboard else [])], output)
+        self.started_s, self.started_at_s = 0.0, 0.0
         self.stopping = False
         self.stopped_s = 0.0
 
@@ -163,6 +171,32 @@ class Pipeline:
         }
         return Stream(spec, shared, children)
 
+    def _live_page(self) -> Child | None:
+        """The process of the live page, which nothing else waits for; None without it."""
+        if not self.config.dashboard.serve:
+            return None
+        if find_spec("bokeh") is None:
+            log.warning("no live page: it needs `pip install 'xfel-streamer[dashboard]'`")
+            return None
+        layout = dashboard_layout()
+        fd = memory.create("streamer-dashboard", layout.size_bytes)
+        self._fds.append(fd)
+        told = self.config.dashboard.model_dump(mode="json") | {
+            "token": self.token,
+            "control": self.config.control_endpoint,
+            "streams": list(self.streams),
+            "fd": fd,
+        }
+        (self.folder / "dashboard.json").write_text(json.dumps(told))
+        return Child(
+            name="dashboard",
+            argv=[sys.executable, "-m", "streamer.dashboard", str(self.folder), str(os.getpid())],
+            fds=[fd, *(stream.spec.fd for stream in self.streams.values())],
+            page=PageReader(memory.attach(fd), layout),
+            tier=len(STAGES),
+            vital=False,
+        )
+
     def __enter__(self) -> "Pipeline":
         return self
 
@@ -171,15 +205,15 @@ class Pipeline:
         self._free()
 
     def _free(self) -> None:
-        for stream in self.streams.values():
-            os.close(stream.spec.fd)  # the mapping lives as long as somebody looks at it
+        for fd in [*self._fds, *(stream.spec.fd for stream in self.streams.values())]:
+            os.close(fd)  # the mapping lives as long as somebody looks at it
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._folder_lock)
 
     def start(self, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Start every stage and wait until all are ready. Raises ConfigError or StageError."""
         self.supervisor.start(interrupted)
-        self.started_s = time.monotonic()
+        self.started_s, self.started_at_s = time.monotonic(), time.time()
 
     def stop(self) -> None:
         """Drain and stop, in data order."""
@@ -219,8 +253,12 @@ class Pipeline:
         }
 
     def _bundles(self, stream: str) -> list[dict[str, str]]:
-        refs = current_version(self.streams[stream].spec)
+        refs = current_version(self.streams[stream].spec)[1].bundles
         return [{"name": ref.name, "sha256": ref.sha256} for ref in refs]
+
+
+def _run_folder(config: RunConfig) -> Path:
+    return config.output.directory / f"r{config.run:04d}"
 
 
 def versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ from models import shipped
 from models.manifest import BundleError, Column, Manifest, read_manifest
 from streamer import ids, memory
 from streamer.assemble import Attach, SourceSpec
-from streamer.config import RunConfig, StreamConfig, Strict
+from streamer.config import RouteConfig, RunConfig, StreamConfig, Strict
 from streamer.errors import ConfigError
 from streamer.ledger import PageLayout, PageReader, inference_layout, ingest_layout, sink_layout
 from streamer.ring import Ring, RingLayout
@@ -65,6 +65,18 @@ class ColumnRef(Strict):
     labels: tuple[str, ...] = ()
 
 
+class Version(Strict):
+    """What answers, and what is done with the answers: a stream has one version at a time (`versions`)."""
+
+    bundles: tuple[BundleRef, ...]
+    routes: tuple[RouteConfig, ...]
+    """Always the same names in the same order: counters and folders are laid out by them."""
+    clusters: dict[str, int]
+    """Numbers of clusters by name."""
+    store: bool
+    """False: kept events are published and counted, and no file takes them."""
+
+
 class StageSpec(Strict):
     """All that a stage process is told."""
 
@@ -83,6 +95,14 @@ class StageSpec(Strict):
     def settings(self) -> StreamConfig:
         return next(stream for stream in self.config.stream if stream.name == self.stream)
 
+    @property
+    def first_version(self) -> Version:
+        """As the run begins. Without any rule, one that keeps every event: nothing is vetoed unasked."""
+        settings, output = self.settings, self.config.output
+        routes = settings.route or (RouteConfig(name="all"),)
+        clusters, store = dict(settings.clusters), output.store and not output.paused
+        return Version(bundles=self.bundles, routes=routes, clusters=clusters, store=store)
+
     def address(self, what: str) -> str:
         """ipc endpoint of a socket of this stream."""
         return f"ipc://{self.folder}/{self.stream}.{what}"
@@ -91,10 +111,9 @@ class StageSpec(Strict):
         """The tokens to a stage, for who sends and for who receives them."""
         return Tokens(Path(self.folder) / f"{self.stream}.{to}.tokens")
 
-    @property
-    def swapped_file(self) -> Path:
-        """Where inference notes the bundles it swapped to, so that a restart takes them up."""
-        return Path(self.folder) / f"{self.stream}.bundles.json"
+    def version_file(self, number: int | str) -> Path:
+        """Where inference notes a version, so that the sink and a restart find it."""
+        return Path(self.folder) / f"{self.stream}.version.{number}.json"
 
     @property
     def engine_file(self) -> Path:
@@ -235,9 +254,8 @@ def _block_events(stream: StreamConfig, event_bytes: int) -> int:
     return 1 << (fitting - 1).bit_length()
 
 
-def routes(stream: StreamConfig) -> list[Route]:
-    """The stream's rules; without any, one that keeps every event: nothing is vetoed unasked."""
-    return [Route(r.name, r.when, r.one_in) for r in stream.route] or [Route("all")]
+def route_names(stream: StreamConfig) -> list[str]:
+    return [route.name for route in stream.route] or ["all"]
 
 
 def columns_of(spec: StageSpec) -> tuple[Column, ...]:
@@ -248,14 +266,23 @@ def attached_names(spec: StageSpec) -> tuple[str, ...]:
     return tuple(parse_attach(text).name for text in spec.settings.attach)
 
 
-def make_router(spec: StageSpec, manifests: Sequence[Manifest] | None = None) -> Router:
-    """The stream's rules over its columns and the thresholds of `manifests` (None: of the bundles it began
-    with). Raises RouteError (a ConfigError).
+def make_router(
+    spec: StageSpec, version: Version | None = None, manifests: Sequence[Manifest] | None = None
+) -> Router:
+    """The rules of a version (None: the first) over the stream's columns. `manifests`: those of its bundles,
+    if at hand. Raises RouteError (a ConfigError).
     """
-    stream = spec.settings
-    thresholds = _thresholds(_manifests(spec.bundles) if manifests is None else manifests)
-    vocabulary = Vocabulary(columns_of(spec), attached_names(spec), thresholds)
-    return Router(routes(stream), vocabulary, spec.config.run, stream.name)
+    version = version or spec.first_version
+    columns = columns_of(spec)
+    if version.clusters and "cluster" not in {column.name for column in columns}:
+        raise ConfigError(
+            f"stream {spec.stream}: clusters {sorted(version.clusters)} have names, but no bundle of "
+            "it gives a column `cluster`; remove `clusters`, or add such a bundle"
+        )
+    thresholds = _thresholds(_manifests(version.bundles) if manifests is None else manifests)
+    vocabulary = Vocabulary(columns, attached_names(spec), thresholds, version.clusters)
+    routes = [Route(r.name, r.when, r.one_in, r.enabled) for r in version.routes]
+    return Router(routes, vocabulary, spec.config.run, spec.stream)
 
 
 def _manifests(refs: Sequence[BundleRef]) -> list[Manifest]:
@@ -290,7 +317,7 @@ class Layouts:
 
 def layouts(stream: StreamConfig, columns: tuple[ColumnRef, ...]) -> Layouts:
     packed = sum(max(1, len(column.labels)) for column in columns)
-    names = [route.name for route in routes(stream)]
+    names = route_names(stream)
     # One file series per route, one for fail-open, one for the results of every event.
     cursor_cells = (len(names) + 2) * CURSOR_INTS
     return Layouts(
@@ -320,10 +347,7 @@ def describe(spec: StageSpec) -> dict[str, Any]:
         "stream": spec.stream,
         "bundles": [bundle.model_dump() for bundle in spec.bundles],
         "columns": {column.name: [column.dtype, *column.labels] for column in spec.columns},
-        "routes": [
-            {"name": route.name, "when": route.when, "one_in": route.one_in}
-            for route in routes(spec.settings)
-        ],
+        "routes": [route.model_dump() for route in spec.first_version.routes],
         "calibrated": {
             entry.label: {"bundle": m.name, "threshold": entry.threshold, "recall": entry.recall}
             | {"confidence": entry.confidence, "removed_share": entry.removed_share, "data": entry.data}

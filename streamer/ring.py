@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamer.config import MAX_BUNDLES
 from streamer.memory import aligned, carve
 
 FREE, FILLING, READY, TAKEN, DONE = range(5)
@@ -39,10 +38,9 @@ SLOT_DTYPE = np.dtype(
         ),  # how often inference began with it: a block that kills its worker is not tried for ever
         ("n", "u8"),  # events in the block
         ("end_of_train", "u4"),  # the block ends a train of several pulses: no reason to wait for more
-        ("bundles", "u4"),  # how many of `sha256` are set
+        ("version", "u4"),  # of the stream, that answered: `versions` has it by this number; 0 none did
         ("received_ns", "i8"),  # CLOCK_MONOTONIC when the last byte of its first message had come
         ("received_at_s", "f8"),  # the same moment, unix time
-        ("sha256", "u1", (MAX_BUNDLES, 32)),  # the bundles that made the results
     ],
     align=True,
 )
@@ -114,10 +112,9 @@ class Ring:
         self.n: npt.NDArray[np.uint64] = self.header["n"]
         self.attempts: npt.NDArray[np.uint32] = self.header["attempts"]
         self.end_of_train: npt.NDArray[np.uint32] = self.header["end_of_train"]
-        self.bundles: npt.NDArray[np.uint32] = self.header["bundles"]
+        self.version: npt.NDArray[np.uint32] = self.header["version"]
         self.received_ns: npt.NDArray[np.int64] = self.header["received_ns"]
         self.received_at_s: npt.NDArray[np.float64] = self.header["received_at_s"]
-        self.sha256: npt.NDArray[np.uint8] = self.header["sha256"]
         self.bytes_of = [memoryview(slot.reshape(-1).view(np.uint8)) for slot in self.frames]
 
     def holds(self, slot: int, seq: int, *states: int) -> bool:

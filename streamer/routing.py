@@ -55,6 +55,7 @@ class Route:
     name: str
     when: str | None = None  # rule text; None: every event
     one_in: int | None = None  # keep one event in this many; None: all
+    enabled: bool = True  # False: matches nothing
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,6 @@ class Router:
             raise RouteError(f"stream {stream!r}: routes cannot be used:\n  " + "\n  ".join(problems))
         self.names = tuple(route.name for route in routes)
         self.rules_sha256 = hashlib.sha256("\n".join(rule.text for rule in rules).encode()).hexdigest()
-        self._rules = rules
         self._seeds = [_seed(run, stream, name) for name in self.names]
         self._variables = names.used
         used_attached = [v.column for v in names.used if v.column in vocabulary.attached]
@@ -104,6 +104,7 @@ class Router:
         self._float_columns = floats + used_attached
         # By route; NO_ROUTE is -1, the last.
         self._reasons = np.array([*(rule.reason for rule in rules), REASON_VETO], np.uint8)
+        self._enabled = [(index, rule) for index, rule in enumerate(rules) if routes[index].enabled]
 
     def decide(self, table: Table, train_id: Ids, pulse_id: Ids) -> Decision:
         """Verdicts for n events. `table`: result columns [n] or [n, width] and attached scalars [n].
@@ -121,7 +122,7 @@ class Router:
                 raise StageError(f"routes read column {missing}, the results hold {sorted(table)}") from None
             if unclear is not None:
                 free ^= unclear
-            for index, rule in enumerate(self._rules):
+            for index, rule in self._enabled:
                 hit, maybe = rule.match(values, free)
                 if rule.one_in is not None:
                     drawn = _draw(train_id, pulse_id, self._seeds[index], rule.one_in)
@@ -152,6 +153,8 @@ class Router:
 def _route_problems(routes: Sequence[Route]) -> Iterator[str]:
     if not routes:
         yield "there is none, so every event would be vetoed; to keep all, give one route with a name only"
+    elif not any(route.enabled for route in routes):
+        yield "none is enabled, so every event would be vetoed; leave one enabled"
     seen: set[str] = set()
     for route in routes:
         where = f"route {route.name!r}"
@@ -201,7 +204,8 @@ def _compile(route: Route, names: Names, problems: list[str]) -> _Rule:
         problems += [
             f"route {route.name!r}, when = {route.when[:200]!r}: {text}" for text in compiler.problems
         ]
-    return _Rule(json.dumps([route.name, canonical, route.one_in]), truth, undefined, route.one_in)
+    text = json.dumps([route.name, canonical, route.one_in] if route.enabled else [route.name, "disabled"])
+    return _Rule(text, truth, undefined, route.one_in)
 
 
 # Sample

@@ -5,8 +5,9 @@ Owns the grammar, the names a rule may use and their compilation. Not routes or 
     rule      comparisons, also chained, joined by and, or, not
     compared  numbers joined by + - * / // %, with abs(a), min(a, b), max(a, b), log(a), sqrt(a)
     number    a literal, a scalar column, column.label for one element of a vector column,
-              an attached scalar, train_id, pulse_id, and calibrated.label: the threshold that a bundle of the
-              stream holds for one of its classes (`streamer calibrate`), a constant like a literal
+              an attached scalar, train_id, pulse_id, and two constants like literals: calibrated.label, the
+              threshold that a bundle of the stream holds for one of its classes (`streamer calibrate`), and
+              named.name, the number of the cluster that somebody gave this name
 
 A label or attached name that is no Python name is written with '_' for every other character. Text is parsed
 with `ast`, checked against this grammar and compiled once to closures; nothing is evaluated as Python.
@@ -22,7 +23,7 @@ import difflib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -45,6 +46,7 @@ Truth: TypeAlias = Callable[[Values, bool], Bools]  # (values, what a comparison
 # Names
 
 CALIBRATED: Final = "calibrated"
+NAMED: Final = "named"
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the rules of a stream may mention: result columns, attached scalars, thresholds."""
+    """What the rules of a stream may mention: columns, attached scalars, thresholds, clusters by name."""
 
     columns: Sequence[Column]
     attached: Sequence[str] = ()
     thresholds: Sequence[Threshold] = ()
+    clusters: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,10 @@ class Names:
             self._add(identifier(name), _Variable(name, None), problems)
         for threshold in vocabulary.thresholds:
             self.thresholds.setdefault(identifier(threshold.label), []).append(threshold)
-        if CALIBRATED in self.known or CALIBRATED in self.vectors:
-            problems.append(
-                f"the name {CALIBRATED!r} stands for the thresholds of bundles; rename the column"
-            )
+        self.clusters = vocabulary.clusters
+        for name, meaning in ((CALIBRATED, "thresholds of bundles"), (NAMED, "clusters with a name")):
+            if name in self.known or name in self.vectors:
+                problems.append(f"the name {name!r} stands for the {meaning}; rename the column")
 
     def _add_column(self, column: Column, problems: list[str]) -> None:
         name = identifier(column.name)
@@ -144,6 +147,17 @@ class Names:
             f"no bundle of this stream holds this threshold (there are: {known}); choose one with "
             f"`streamer calibrate BUNDLE DATA --class {label or 'CLASS'}`"
         )
+
+    def cluster(self, name: str) -> float | str:
+        """The number of a cluster by its name, or what is wrong with it."""
+        if name in self.clusters:
+            return float(self.clusters[name])
+        known = ", ".join(f"{NAMED}.{known}" for known in sorted(self.clusters)[:20]) or "none"
+        return f"no cluster has this name (there are: {known}); name it first, or write its number"
+
+    def constant(self, kind: str, name: str) -> float | str:
+        """The value of calibrated.name or named.name, or what is wrong with it."""
+        return self.calibrated(name) if kind == CALIBRATED else self.cluster(name)
 
 
 # Rule text to closures
@@ -238,12 +252,12 @@ class Compiler:
                 )
             case ast.Constant(value=value):
                 return self._constant(node, value)
-            case ast.Name(id=name) if name != CALIBRATED:
+            case ast.Name(id=name) if name in (CALIBRATED, NAMED):
+                return self._named_constant(node, name, "")
+            case ast.Name(id=name):
                 return self._variable(node, name)
-            case ast.Name():
-                return self._calibrated(node, "")
-            case ast.Attribute(value=ast.Name(id=column), attr=label) if column == CALIBRATED:
-                return self._calibrated(node, label)
+            case ast.Attribute(value=ast.Name(id=kind), attr=label) if kind in (CALIBRATED, NAMED):
+                return self._named_constant(node, kind, label)
             case ast.Attribute(value=ast.Name(id=column), attr=label):
                 return self._variable(node, f"{column}.{label}")
             case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
@@ -317,8 +331,8 @@ class Compiler:
         slot = self.names.slot(name)
         return _Number(lambda values: values[slot], False)
 
-    def _calibrated(self, node: ast.expr, label: str) -> _Number:
-        found = self.names.calibrated(label)
+    def _named_constant(self, node: ast.expr, kind: str, name: str) -> _Number:
+        found = self.names.constant(kind, name)
         return self._no_number(node, found) if isinstance(found, str) else self._constant(node, found)
 
     def _no_number(self, node: ast.expr, problem: str) -> _Number:

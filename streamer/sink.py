@@ -19,7 +19,7 @@ from streamer.archive import FAILOPEN, Archive, StoredBlock
 from streamer.errors import FAILOPEN_REASONS, StoreError
 from streamer.finished import Finished, Group, Reader
 from streamer.ledger import LATENCY_EDGES_S
-from streamer.plan import BundleRef, attached_names, columns_of, make_router
+from streamer.plan import attached_names, columns_of, make_router, route_names
 from streamer.publish import KaraboBridgeResults, ResultsPublisher
 from streamer.results import VERDICT_COLUMNS, ResultHeader
 from streamer.results import BundleRef as PublishedBundle
@@ -27,7 +27,7 @@ from streamer.ring import DONE, FILLING, FREE, READY, TAKEN
 from streamer.routing import failopen_code
 from streamer.stage import IDLE_MS, RESCAN_NS, Stage, main
 from streamer.tokens import Token
-from streamer.versions import all_versions, hashes
+from streamer.versions import FIRST, NO_VERSION, version
 
 # A turn begins at least so long after the one before. What comes meanwhile is done together, for a part of
 # the processor time: at 1 kHz every wake-up of this process, of its I/O thread and of every reader costs as
@@ -49,13 +49,12 @@ class Sink:
         spec = stage.spec
         columns = columns_of(spec)
         self.reader = Reader(self.ring, columns, attached_names(spec))
-        router = make_router(spec)
-        self.rules_sha256, self.routes = router.rules_sha256, router.names
+        self.routes = route_names(spec.settings)
         self.labels = {c.name: c.labels for c in columns if c.labels}
         self.values, self.latency = self.page.values, self.page.view("latency")
         self.at = self.page.at
-        self._name_bundles(spec.bundles)
-        self.archive = Archive(spec, self.page.view("cursor")) if spec.config.output.store else None
+        self._name(int(self.values[self.at["version"]]) or FIRST)
+        self.archive = self._open_archive()
         context = zmq.Context()
         self.tokens = spec.tokens("sink")
         self.to_ingest = spec.tokens("ingest")
@@ -66,10 +65,17 @@ class Sink:
         self.scanned_ns = 0
         self.gather_s = min(GATHER_S, self.ring.frames.nbytes / RING_SHARE / FILL_BYTES_A_S)
 
-    def _name_bundles(self, refs: Sequence[BundleRef]) -> None:
-        """The bundles that answer now."""
-        self.made_by = hashes(tuple(refs))
-        self.published = tuple(PublishedBundle(ref.name, ref.sha256) for ref in refs)
+    def _name(self, number: int) -> None:
+        """The version that answers now."""
+        spec = self.stage.spec
+        self.number, self.version = number, version(spec, number)
+        self.published = tuple(PublishedBundle(ref.name, ref.sha256) for ref in self.version.bundles)
+        self.rules_sha256 = make_router(spec, self.version).rules_sha256
+        self.values[self.at["version"]] = number
+
+    def _open_archive(self) -> Archive | None:
+        spec = self.stage.spec
+        return Archive(spec, self.page.view("cursor"), self.version) if spec.config.output.store else None
 
     def _open_bridge(self, context: "zmq.Context[zmq.Socket[bytes]]") -> KaraboBridgeResults | None:
         publish = self.stage.spec.settings.publish
@@ -142,7 +148,7 @@ class Sink:
     def finish(self, group: Group) -> None:
         """Publish, store, count and free the blocks of one group."""
         done, tokens = self.reader.read(group), group.tokens
-        self._use_version(group.made_by)
+        self._use_version(group.version)
         self._publish(done)
         series = self._series(done)
         self._count(done, series, self._store(done, series))
@@ -155,24 +161,23 @@ class Sink:
             self.ring.state[slot] = FREE
         self.to_ingest.send(*tokens)
 
-    def _use_version(self, made_by: bytes) -> None:
-        """Go on in other files when other bundles answer. What no model answered stays with the last ones."""
-        if made_by in (b"", self.made_by):
+    def _use_version(self, number: int) -> None:
+        """Go on in other files when another version answers. What none answered stays with the last one."""
+        if number in (NO_VERSION, self.number):
             return
-        refs = next(v for v in all_versions(self.stage.spec) if hashes(v) == made_by)
-        self._name_bundles(refs)
+        self._name(number)
         if self.archive is not None:
-            self.archive.set_version(refs)
-            self.page.commit()  # the files' new cursor, before anything is written after it
+            self.archive.set_version(self.version)
+        self.page.commit()  # the files' new cursor, before anything is written after it
 
     def _header(self, done: Finished) -> ResultHeader:
         return ResultHeader(
             run=self.stage.spec.config.run,
             stream=self.stage.spec.stream,
             received_at=done.received_at_s,
-            bundles=self.published if done.group.made_by else (),
+            bundles=self.published if done.group.version else (),
             rules_sha256=self.rules_sha256,
-            routes=self.routes,
+            routes=tuple(self.routes),
             labels=self.labels,
         )
 
@@ -201,7 +206,8 @@ class Sink:
 
     def _store(self, done: Finished, series: npt.NDArray[np.int64]) -> dict[str, str]:
         """Series that could not take their events, with the reason."""
-        if self.archive is None:
+        if self.archive is None or not self.version.store:
+            self.values[self.at["not_stored"]] += np.count_nonzero(series)
             return {}
         ids = done.columns["train_id"], done.columns["pulse_id"]
         events = StoredBlock(*ids, done.frames, done.columns, done.received_at_s, done.frame_at)

@@ -25,6 +25,8 @@ START_S = 120.0
 HUNG_S = 30.0
 # Above the stages' own time to drain.
 STOP_S = 20.0
+# It holds nothing: what it does not do within this time is not worth waiting for.
+DISMISS_S = 3.0
 # A child that was ready starts again at once; one that fails before waits, twice as long each time.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 2.0
@@ -39,11 +41,14 @@ class Child:
     fds: Sequence[int]
     page: PageReader
     tier: int
+    vital: bool = True
+    """False: nothing waits for it, neither at the start nor at the end, and it may refuse to run."""
     restarts: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     started_s: float = 0.0
     pause_s: float = 0.0
     start_at_s: float = 0.0
+    refused: bool = False
 
     @property
     def up(self) -> bool:
@@ -69,7 +74,8 @@ class Supervisor:
             for child in members:
                 self._launch(child)
             for child in members:
-                self._await_ready(child, interrupted)
+                if child.vital:
+                    self._await_ready(child, interrupted)
         self._running = not interrupted()
 
     def watch(self) -> None:
@@ -77,7 +83,7 @@ class Supervisor:
         now_s = time.monotonic()
         for child in self.children:
             if child.process is None:
-                if now_s >= child.start_at_s:
+                if not child.refused and now_s >= child.start_at_s:
                     self._launch(child)
             elif child.process.poll() is not None:
                 self._bury(child, now_s)
@@ -95,11 +101,15 @@ class Supervisor:
             return
         self._running = False
         for tier in sorted({child.tier for child in self.children}):
-            members = [child for child in self.children if child.tier == tier and child.started_s]
-            later = [child for child in self.children if child.tier > tier and child.started_s]
+            started = [child for child in self.children if child.vital and child.started_s]
+            members = [child for child in started if child.tier == tier]
+            later = [child for child in started if child.tier > tier]
             give_up_s = time.monotonic() + STOP_S
             for child in members:
                 self._end(child, later, give_up_s)
+        for child in self.children:
+            if not child.vital:
+                _dismiss(child)
 
     # --- one child ----------------------------------------------------------------------------------
 
@@ -135,6 +145,10 @@ class Supervisor:
         child.restarts += 1
         child.process = None
         child.start_at_s = now_s + child.pause_s
+        child.refused = code == EXIT_CONFIG and not child.vital
+        if child.refused:
+            log.warning("%s cannot run as configured, see above; everything else goes on", child.name)
+            return
         log.warning("%s ended with code %s; started again in %.1f s", child.name, code, child.pause_s)
 
     def _hung(self, child: Child, now_s: float) -> bool:
@@ -171,3 +185,15 @@ class Supervisor:
                 self._bury(child, time.monotonic())
             if child.process is None:
                 self._launch(child)
+
+
+def _dismiss(child: Child) -> None:
+    """End what nobody waits for."""
+    if child.process is None:
+        return
+    child.process.terminate()
+    try:
+        child.process.wait(DISMISS_S)
+    except subprocess.TimeoutExpired:
+        child.process.kill()
+        child.process.wait()

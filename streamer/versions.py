@@ -1,9 +1,9 @@
-"""Which bundles a stream runs, and ran: those of the start and those of every swap; and in which engine.
+"""Which versions of a stream there are and were: bundles, rules, names of clusters, storing or not.
 
-Inference notes a swap in a small file of the run's folder, replaced as a whole, before the first result of
-the new bundles leaves it. So a restarted inference takes the swapped bundles up, and the sink can name the
-bundles of any block by the hashes in its slot. It notes its choice of an engine too: choosing takes seconds,
-in which events would time out.
+Versions are numbered from 1; the first is the one of the configuration. Inference notes each later one in a
+small file of the run's folder before the first result of it leaves, and writes its number into every slot. So
+the sink knows for each block what answered, and a restarted inference takes up the current one. Inference
+notes its choice of an engine too: choosing takes seconds, in which events would time out.
 """
 
 import json
@@ -11,42 +11,43 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from streamer.plan import BundleRef, StageSpec
+from streamer.plan import BundleRef, StageSpec, Version
 
-Version = tuple[BundleRef, ...]
-
-
-def hashes(version: Version) -> bytes:
-    """The sha256 of each bundle, 32 bytes each, as they stand in a slot header."""
-    return b"".join(bytes.fromhex(ref.sha256) for ref in version)
+FIRST = 1
+NO_VERSION = 0  # in the slot of a block that nothing answered for
 
 
-def all_versions(spec: StageSpec) -> list[Version]:
-    """Every version of this run, oldest first."""
-    try:
-        stored = json.loads(spec.swapped_file.read_text())
-    except FileNotFoundError:
-        stored = []
-    return [spec.bundles, *(tuple(BundleRef.model_validate(ref) for ref in version) for version in stored)]
+def current_version(spec: StageSpec) -> tuple[int, Version]:
+    """The newest version and its number."""
+    files = Path(spec.folder).glob(spec.version_file("*").name)
+    number = max((int(path.name.split(".")[-2]) for path in files), default=FIRST)
+    return number, version(spec, number)
 
 
-def current_version(spec: StageSpec) -> Version:
-    return all_versions(spec)[-1]
+def version(spec: StageSpec, number: int) -> Version:
+    if number == FIRST:
+        return spec.first_version
+    return Version.model_validate_json(spec.version_file(number).read_text())
 
 
-def note_version(spec: StageSpec, version: Sequence[BundleRef]) -> None:
-    """Add a version as the current one."""
-    swaps = [*all_versions(spec)[1:], tuple(version)]
-    _replace(spec.swapped_file, [[ref.model_dump() for ref in swap] for swap in swaps])
+def note_version(spec: StageSpec, new: Version) -> int:
+    """Add a version as the current one; gives its number."""
+    number = current_version(spec)[0] + 1
+    _replace(spec.version_file(number), new.model_dump_json())
+    return number
 
 
-def note_engine(spec: StageSpec, version: Sequence[BundleRef], engine: str) -> None:
+def note_engine(spec: StageSpec, bundles: Sequence[BundleRef], engine: str) -> None:
     """What these bundles run in on this machine."""
-    _replace(spec.engine_file, _noted_engines(spec) | {hashes(tuple(version)).hex(): engine})
+    _replace(spec.engine_file, json.dumps(_noted_engines(spec) | {_hashes(bundles): engine}))
 
 
-def noted_engine(spec: StageSpec, version: Sequence[BundleRef]) -> str | None:
-    return _noted_engines(spec).get(hashes(tuple(version)).hex())
+def noted_engine(spec: StageSpec, bundles: Sequence[BundleRef]) -> str | None:
+    return _noted_engines(spec).get(_hashes(bundles))
+
+
+def _hashes(bundles: Sequence[BundleRef]) -> str:
+    return " ".join(ref.sha256 for ref in bundles)
 
 
 def _noted_engines(spec: StageSpec) -> dict[str, str]:
@@ -57,8 +58,8 @@ def _noted_engines(spec: StageSpec) -> dict[str, str]:
     return engines
 
 
-def _replace(path: Path, content: object) -> None:
+def _replace(path: Path, content: str) -> None:
     """As a whole: whoever reads it, and whenever we die, finds the old or the new one."""
     partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(content))
+    partial.write_text(content)
     os.replace(partial, path)

@@ -24,29 +24,25 @@ def stream(folder: Path) -> Iterator[Line]:
 
 @pytest.fixture
 def loaded(stream: Line) -> Loaded:
-    return load(stream.spec, stream.spec.bundles, stream.shared.ring.frames)
+    return load(stream.spec, stream.spec.first_version, stream.shared.ring.frames)
 
 
 def test_they_are_those_of_the_spec_and_warm(loaded: Loaded, stream: Line) -> None:
     assert [manifest.name for manifest in loaded.manifests] == ["one", "two"]
-    assert [bytes(row).hex() for row in loaded.hashes] == [ref.sha256 for ref in stream.spec.bundles]
+    assert loaded.refs == stream.spec.bundles
     assert loaded.runner.submit([events(3)]).wait().shape == (3, 10)
-
-
-def test_no_bundles_have_no_hashes(stream: Line) -> None:
-    assert load(stream.spec, (), stream.shared.ring.frames).hashes.shape == (0, 32)
 
 
 def test_a_bundle_that_changed_since_the_start_is_refused(stream: Line, folder: Path) -> None:
     make_bundle(folder / "one", 5)
     with pytest.raises(ConfigError, match=r"one changed since the run began.*put the old files back"):
-        load(stream.spec, stream.spec.bundles, stream.shared.ring.frames)
+        load(stream.spec, stream.spec.first_version, stream.shared.ring.frames)
 
 
 def test_an_altered_file_is_refused(stream: Line, folder: Path) -> None:
     (folder / "one" / "golden.safetensors").write_bytes(b"x")
     with pytest.raises(ConfigError, match="sha256"):
-        load(stream.spec, stream.spec.bundles, stream.shared.ring.frames)
+        load(stream.spec, stream.spec.first_version, stream.shared.ring.frames)
 
 
 @pytest.mark.parametrize(("columns", "place"), [(COLUMNS, 0), (OTHER, 1)])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.config import RunConfig, bound, expand, load, parse, runtime_folder
+from streamer.config import RunConfig, bound, expand, load, numbered, parse, runtime_folder
 from streamer.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -217,3 +217,14 @@ def test_every_example_in_the_repository_is_valid() -> None:
         load(path)
     for page, block in example_blocks():
         parse(block, page)
+
+
+def test_a_service_numbers_its_runs_itself(tmp_path: Path) -> None:
+    config = parse(f'run = 7\n[output]\ndirectory = "{tmp_path}"\n' + stream(), "test")
+    assert numbered(config).run == 7
+    for name in ("r0007", "r0012", "other"):
+        (tmp_path / name).mkdir()
+    assert numbered(config).run == 13
+    (tmp_path / "r9999").mkdir()
+    with pytest.raises(ConfigError, match="holds run 9999, the last number"):
+        numbered(config)

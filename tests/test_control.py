@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,12 @@ import msgpack
 import pytest
 import zmq
 
-from streamer.control import ControlServer, forward_swap, request
+from streamer.control import ControlServer, forward, keep_token, request, token_file
 from streamer.errors import ConfigError
+
+
+def ask(address: str, alive: Callable[[], bool]) -> dict[str, Any]:
+    return forward(address, {"bundle": "new"}, 10.0, alive)
 
 
 @pytest.fixture
@@ -154,7 +158,7 @@ def test_a_swap_waits_for_the_answer_of_the_stage(folder: Path) -> None:
         stage.set(zmq.LINGER, 0)
         stage.bind(address)
         answers: list[dict[str, Any]] = []
-        asker = threading.Thread(target=lambda: answers.append(forward_swap(address, "new", lambda: True)))
+        asker = threading.Thread(target=lambda: answers.append(ask(address, lambda: True)))
         asker.start()
         assert stage.poll(10_000)
         assert msgpack.unpackb(stage.recv()) == {"bundle": "new"}
@@ -165,4 +169,12 @@ def test_a_swap_waits_for_the_answer_of_the_stage(folder: Path) -> None:
 
 def test_a_swap_does_not_wait_for_a_stage_that_has_died(folder: Path) -> None:
     with pytest.raises(TimeoutError):
-        forward_swap(f"ipc://{folder}/gone", "new", lambda: False)
+        ask(f"ipc://{folder}/gone", lambda: False)
+
+
+def test_the_token_of_the_live_page_is_for_its_user_only(folder: Path) -> None:
+    endpoint = f"ipc://{folder}/control"
+    (folder / "control.token").write_text("of a run that was killed")
+    path = keep_token(endpoint, "secret")
+    assert path == token_file(endpoint)
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("secret\n", 0o600)

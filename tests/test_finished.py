@@ -18,7 +18,7 @@ def ring() -> Ring:
     """Blocks 1, 2, ... in slots 0, 1, ..., a train each, with answers of one bundle."""
     made = Ring(memoryview(bytearray(LAYOUT.size_bytes)), LAYOUT)
     made.seq[:] = np.arange(SLOTS) + 1
-    made.state[:], made.n[:], made.bundles[:] = DONE, EVENTS, 1
+    made.state[:], made.n[:], made.version[:] = DONE, EVENTS, 1
     made.train_id[:] = 100 + np.arange(SLOTS)[:, None]
     made.pulse_id[:] = np.arange(EVENTS)
     made.packed[:] = np.arange(SLOTS * EVENTS * 3).reshape(SLOTS, EVENTS, 3)
@@ -45,10 +45,10 @@ def test_blocks_that_follow_one_another_go_together(ring: Ring) -> None:
 
 
 def test_what_must_differ_stays_apart(ring: Ring) -> None:
-    ring.bundles[1] = 0  # no model answered
+    ring.version[1] = 0  # no model answered
     assert numbers(ring, 1, 2, 3) == [[1], [2], [3]]
-    ring.bundles[1] = 1
-    ring.header["sha256"][2, 0, 0] = 7  # another bundle did
+    ring.version[1] = 1
+    ring.version[2] = 7  # another version did
     assert numbers(ring, 1, 2, 3, 4) == [[1, 2], [3], [4]]
     ring.reason[0, 0] = failopen_code("overload")  # verdicts still to be published
     assert numbers(ring, 1, 2) == [[1], [2]]

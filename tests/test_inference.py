@@ -32,7 +32,7 @@ from streamer.networks import Pending, Runner
 from streamer.ring import DONE, FREE, READY, TAKEN
 from streamer.routing import KEEP, REASONS, VETO, failopen_code
 from streamer.runner import Finished
-from streamer.versions import all_versions
+from streamer.versions import version
 
 ROUTES = '[[stream.route]]\nname = "high"\nwhen = "latent.a > 0"'
 
@@ -78,8 +78,7 @@ def test_a_block_gets_the_networks_answer_and_its_verdict(stream: Line, bundles:
     kept = ring.packed[slot, :6, 0] > 0
     assert ring.verdict[slot, :6].tolist() == [KEEP if k else VETO for k in kept]
     assert ring.route[slot, :6].tolist() == [0 if k else -1 for k in kept]
-    made_by = ring.header["sha256"][slot, :1].tobytes().hex()
-    assert (int(ring.header["bundles"][slot]), made_by) == (1, stream.spec.bundles[0].sha256)
+    assert ring.version[slot] == 1
     assert stream.get("inference", "events") == 6
     assert sum(stream.ledger().latency_counts) == 6
 
@@ -153,7 +152,7 @@ def test_a_block_that_waited_too_long_is_kept_unclassified(folder: Path, bundles
         assert found[1] == ["failopen:timeout"] * 2
         assert "failopen:timeout" not in found[2]
         assert np.isnan(stream.shared.ring.packed[slot, :2]).all()
-        assert int(stream.shared.ring.header["bundles"][slot]) == 0
+        assert int(stream.shared.ring.version[slot]) == 0
 
 
 @dataclass
@@ -335,13 +334,50 @@ def test_a_swap_gives_later_blocks_to_the_new_bundle(stream: Line, bundles: dict
     serve(inference, stream)
     ring = stream.shared.ring
     (before, _), (after, _) = ring.left_in(DONE)
-    assert ring.header["sha256"][before, 0].tobytes() != ring.header["sha256"][after, 0].tobytes()
+    assert (ring.version[before], ring.version[after]) == (1, 2)
     want = expected(bundles["second"], frames)
     assert np.allclose(ring.packed[after, :4], want, rtol=0.05, atol=0.05 * np.abs(want).max())
-    assert [v[0].name for v in all_versions(stream.spec)] == ["first", "second"]
+    assert [version(stream.spec, n).bundles[0].name for n in (1, 2)] == ["first", "second"]
     assert stream.get("inference", "swaps") == 1
     stream.kill(inference)
     assert stream.inference().loaded.refs[0].name == "second", "a restart takes the swap up"
+
+
+def test_a_change_of_rules_decides_from_the_next_answer_on(stream: Line) -> None:
+    ingest, inference = stream.ingest(), stream.inference()
+    take(ingest, message(1, 6, events(6, seed=3)))
+    serve(inference, stream)
+    change = {"route": stream.spec.first_version.routes[0].name, "when": "latent.a > 1e9"}
+    answer = Asker(stream, {"change": change}).answer(inference.step)
+    assert answer["ok"], answer
+    assert (answer["steering"]["version"], answer["steering"]["routes"][0]["when"]) == (2, "latent.a > 1e9")
+    take(ingest, message(2, 6, events(6, seed=3)))
+    serve(inference, stream)
+    ring = stream.shared.ring
+    (before, _), (after, _) = ring.left_in(DONE)
+    assert (ring.version[before], ring.version[after]) == (1, 2)
+    assert KEEP in ring.verdict[before, :6]
+    assert KEEP not in ring.verdict[after, :6]
+    assert stream.get("inference", "steerings") == 1
+    stream.kill(inference)
+    restarted = stream.inference()
+    assert (restarted.version, restarted.loaded.version.routes[0].when) == (2, "latent.a > 1e9")
+
+
+def test_a_change_that_cannot_be_leaves_the_rules_as_they_are(stream: Line) -> None:
+    inference = stream.inference()
+    name = stream.spec.first_version.routes[0].name
+    for change, why in (
+        ({"route": name, "when": "nothing > 1"}, "unknown name 'nothing'"),
+        ({"route": "none", "when": "latent.a > 1"}, "no route 'none'"),
+        ({"store": "yes"}, "expected a route with"),
+    ):
+        answer = Asker(stream, {"change": change}).answer(inference.step)
+        assert not answer["ok"]
+        assert why in answer["error"]
+    assert (inference.version, stream.get("inference", "steerings")) == (1, 0)
+    same = {"route": name, "enabled": True}
+    assert Asker(stream, {"change": same}).answer(inference.step)["steering"]["version"] == 1
 
 
 def test_a_swap_is_adopted_under_endless_load_on_a_device_with_two_batches_under_way(

@@ -16,16 +16,16 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "errors",
-        "log memory ledger fields",
+        "log memory ledger fields journal terminal",
         "metrics ids",
         "wire express assemble align attach ring batching rules routing results columns sockets tokens slots "
         "zmtp receiver config",
-        "store publish networks engines cuda runner client facility",
-        "plan versions bundles archive finished",
-        "stage check control watch",
+        "store publish networks engines cuda runner client tables facility",
+        "plan versions steering bundles archive finished",
+        "stage check control watch watch_view status_numbers status_view",
         "filling",
         "ingest inference sink supervisor",
-        "pipeline",
+        "pipeline notify",
         "demo foreground",
         "cli",
     )

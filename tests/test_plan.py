@@ -23,7 +23,7 @@ from streamer.plan import (
     layouts,
     parse_attach,
     ring_layout,
-    routes,
+    route_names,
 )
 
 
@@ -170,7 +170,7 @@ def test_rules_that_read_what_there_is_not_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_rules_everything_is_kept() -> None:
-    assert [route.name for route in routes(parse(config_text(), "t").stream[0])] == ["all"]
+    assert route_names(parse(config_text(), "t").stream[0]) == ["all"]
 
 
 def test_a_ring_too_small_to_turn_is_refused_with_the_size_it_needs() -> None:

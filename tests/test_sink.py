@@ -1,5 +1,6 @@
 """The sink in one thread: published, stored, counted once, and the slot given back."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -283,6 +284,36 @@ def test_a_swap_changes_the_files(folder: Path) -> None:
         with h5py.File(path) as file:
             names.append(file["RUN/s/STREAMER/RULES/bundleNames/value"][0].decode())
     assert names == ["first", "second"]
+
+
+def test_steering_changes_files_and_storing_at_its_block(folder: Path) -> None:
+    with line(folder, text(folder)) as stream:
+        ingest, inference, sink = stream.ingest(), stream.inference(), stream.sink()
+        for train, change in enumerate(
+            (None, {"route": "low", "when": "train_id > 0"}, {"store": False}, {"store": True}), 1
+        ):
+            if change is not None:
+                answer = inference._steer(change)
+                assert answer["ok"], answer
+            take(ingest, message(train, 4))
+            drain(ingest, inference, sink)
+            if train == 2:
+                stream.kill(sink)
+                sink = stream.sink()
+                assert sink.number == 2, "a restart goes on with the version of its files"
+        sink._close()
+        ledger = stream.ledger()
+    assert ledger.kept["low"] >= 12
+    assert ledger.not_stored == 4
+    assert ledger.closed
+    stored = []
+    for path in sorted((folder / "out/r0001/s/low").glob("*.h5")):
+        with h5py.File(path) as file:
+            rules = json.loads(file["RUN/s/STREAMER/RULES/rules/value"][0])
+            trains = file["INDEX/trainId"][:]
+            stored.append((rules[0]["when"], sorted(set(trains[trains > 0].tolist()))))
+    assert stored[-1] == ("train_id > 0", [2, 4])
+    assert {when for when, _ in stored[:-1]} <= {stream.spec.settings.route[0].when}
 
 
 def test_closing_with_a_broken_store_is_logged_and_not_fatal(

@@ -1,4 +1,4 @@
-"""Which bundles made a result: noted whole, in order, before the first result leaves."""
+"""Which versions of a stream there are: noted whole, in order, before the first result leaves."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from core_support import config_text
 from streamer.config import parse
 from streamer.pipeline import resolve
 from streamer.plan import BundleRef, StageSpec
-from streamer.versions import all_versions, current_version, hashes, note_engine, note_version, noted_engine
+from streamer.versions import FIRST, current_version, note_engine, note_version, noted_engine, version
 
 
 def ref(name: str) -> BundleRef:
@@ -22,28 +22,31 @@ def spec(tmp_path: Path) -> StageSpec:
     return made.model_copy(update={"bundles": (ref("a"), ref("b"))})
 
 
-def test_without_a_swap_the_run_has_its_first_version(spec: StageSpec) -> None:
-    assert all_versions(spec) == [(ref("a"), ref("b"))] == [current_version(spec)]
+def test_a_run_begins_with_its_first_version(spec: StageSpec) -> None:
+    number, first = current_version(spec)
+    assert number == FIRST
+    assert first == spec.first_version == version(spec, FIRST)
+    assert first.bundles == (ref("a"), ref("b"))
+    assert [route.name for route in first.routes] == ["all"], "nothing is vetoed unasked"
+    assert first.store == spec.config.output.store
 
 
-def test_swaps_are_kept_in_order(spec: StageSpec) -> None:
-    note_version(spec, [ref("c"), ref("b")])
-    note_version(spec, [ref("c"), ref("d")])
-    assert all_versions(spec) == [(ref("a"), ref("b")), (ref("c"), ref("b")), (ref("c"), ref("d"))]
-    assert current_version(spec) == (ref("c"), ref("d"))
+def test_versions_are_kept_by_number(spec: StageSpec) -> None:
+    other = spec.first_version.model_copy(update={"bundles": (ref("c"), ref("b"))})
+    quiet = other.model_copy(update={"store": False, "clusters": {"rings": 3}})
+    assert [note_version(spec, other), note_version(spec, quiet)] == [2, 3]
+    assert version(spec, 2) == other
+    assert current_version(spec) == (3, quiet)
+    for _ in range(8):
+        note_version(spec, other)
+    assert current_version(spec)[0] == 11, "numbers, not names, are in order"
 
 
 def test_a_note_that_was_not_finished_does_not_count(spec: StageSpec) -> None:
-    note_version(spec, [ref("c"), ref("b")])
-    spec.swapped_file.with_suffix(".part").write_text("[[{")
-    assert current_version(spec) == (ref("c"), ref("b"))
-    note_version(spec, [ref("d"), ref("b")])
-    assert len(all_versions(spec)) == 3
-
-
-def test_hashes_stand_as_in_a_slot_header() -> None:
-    assert hashes((ref("a"), ref("b"))) == b"\xaa" * 32 + b"\xbb" * 32
-    assert hashes(()) == b""
+    note_version(spec, spec.first_version)
+    spec.version_file(3).with_suffix(".part").write_text("{")
+    assert current_version(spec)[0] == 2
+    assert note_version(spec, spec.first_version) == 3
 
 
 def test_an_engine_is_noted_for_its_bundles(spec: StageSpec) -> None:

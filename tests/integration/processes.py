@@ -107,7 +107,8 @@ class RunningPipeline(Process):
         self.folder, self.control = folder, control or f"ipc://{folder}/control"
         self.report_file = folder / "report.json"
         config = folder / "config.toml"
-        config.write_text(f'control = "{self.control}"\n{text}')
+        page = "" if "[dashboard]" in text else "\n[dashboard]\nserve = false\n"
+        config.write_text(f'control = "{self.control}"\n{text}{page}')
         command = [sys.executable, "-m", "streamer.cli", "run", config, "--report", self.report_file]
         super().__init__([*command, *arguments], folder / "pipeline.log")
 
