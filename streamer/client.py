@@ -32,6 +32,7 @@ Context: TypeAlias = zmq.Context[zmq.Socket[bytes]]
 
 HWM_BLOCKS: Final = 1000  # what waits in this process for a slow reader: some MB; beyond, blocks are missed
 MAX_PART_BYTES: Final = 64 << 20  # a column of 2**20 events with 16 float32 each
+MAX_PUBLISHERS: Final = 1024  # remembered for missed blocks: invented names must not fill the memory
 TIMEOUT_S: Final = 10.0  # a hundred trains of the European XFEL
 
 
@@ -115,8 +116,10 @@ class Client:
     def _count_missed(self, block: Block) -> None:
         key = (block.header.publisher, block.stream)
         sequence = block.header.sequence
-        self.missed_blocks += max(0, sequence - self._last.get(key, sequence) - 1)
+        self.missed_blocks += max(0, sequence - self._last.pop(key, sequence) - 1)
         self._last[key] = sequence
+        if len(self._last) > MAX_PUBLISHERS:
+            del self._last[next(iter(self._last))]  # the one that was silent for longest
 
     def _silence(self, limit_s: float | None) -> str:
         what = f"{self.kind} of " + ("any stream" if self.stream is None else f"stream {self.stream!r}")

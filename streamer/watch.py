@@ -1,230 +1,229 @@
-"""Results in the terminal, live.
+"""Results in the terminal, live: `streamer watch`.
 
-Owns what is shown of a results endpoint: WatchState takes blocks, `render` and `lines` turn it into a table
-or plain text without any I/O, `watch` joins both to a client. Text from the network is shown without its
-control characters: a terminal would obey them.
+Owns the page that fits a terminal of any size, the plain lines for pipes and logs, and the loop that joins
+them to a client. What is counted is in watch_state.py. Text from the network is shown without its control
+characters: a terminal would obey them.
 """
 
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
-import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from streamer.client import Client
-from streamer.results import Block
-from streamer.routing import NO_ROUTE, REASON_VETO, REASONS
+from streamer.terminal import bar, clean, count, counted, duration, percent, plural, rate
+from streamer.watch_state import FAILOPEN, KEPT, UNTOLD, VETOED, ClassShare, NewEvent, StreamState, WatchState
 
-WINDOW_S: Final = 5.0  # rates over less jump about, over more lag behind
-NEWEST: Final = 5  # events shown of each stream: what an eye takes in between two refreshes
-LATENTS: Final = 4  # elements shown of a latent vector
-SHOWN_ABOVE: Final = 0.5  # a class is named when its probability is above
-MAX_STREAMS: Final = 32  # a sender that invents stream names must not fill the memory
 LIVE_PERIOD_S: Final = 0.25  # a terminal redrawn faster only flickers
 LINE_PERIOD_S: Final = 1.0
-LATENT_COLUMNS: Final = ("mu", "latent")
+SILENT_S: Final = 3.0  # without a block for so long, the page says so: thirty trains
+BAR: Final = 26  # letters: a third of a common terminal
+LETTERS: Final = {KEPT: "#", VETOED: "-", FAILOPEN: "!", UNTOLD: "?"}
+WORDS: Final = {KEPT: "kept", VETOED: "vetoed", FAILOPEN: "fail-open", UNTOLD: "untold"}
+NAME_WIDTH: Final = 18  # of a class or a verdict: failopen:nonfinite
+FEWEST: Final = 3  # lines of a stream: what it does, its verdicts, its routes
+WIDE: Final = 100  # columns from which latents have room as well
+ALARM: Final = "bold red"  # beside words in capitals, never alone
 
 
-@dataclass
-class StreamState:
-    """What is known of one stream."""
-
-    events: int = 0
-    missed_blocks: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)  # events by routing.REASONS
-    routes: Counter[str] = field(default_factory=Counter)  # kept events by route
-    latency_s: float | None = None  # median of the newest block, from reception to here; None: not told
-    newest: list[list[str]] = field(default_factory=list)  # train, pulse, verdict, labels, latents
-    arrivals: deque[tuple[float, int]] = field(default_factory=deque)  # (unix s, events), of the window
-    since_s: float = 0.0
-
-    def share(self, kind: str) -> float:
-        """Fraction of all events: 'kept' (by a route or sample), 'vetoed' or 'failopen'."""
-        failed = sum(count for reason, count in self.reasons.items() if reason.startswith("failopen"))
-        vetoed = self.reasons[REASONS[REASON_VETO]]
-        counts = {"failopen": failed, "vetoed": vetoed, "kept": self.events - failed - vetoed}
-        return counts[kind] / max(1, self.events)
+# The page
 
 
-class WatchState:
-    """Everything shown. `now_s` (unix) is told with every block and by tick."""
-
-    def __init__(self) -> None:
-        self.streams: dict[str, StreamState] = {}
-        self.now_s = 0.0
-        self._sequences: dict[str, tuple[str, int]] = {}
-
-    def update(self, block: Block, now_s: float) -> None:
-        """Count one block of results or verdicts that arrived at `now_s`."""
-        self.tick(now_s)
-        if block.stream not in self.streams and len(self.streams) >= MAX_STREAMS:
-            return
-        state = self.streams.setdefault(block.stream, StreamState(since_s=now_s))
-        state.events += len(block)
-        state.arrivals.append((now_s, len(block)))
-        self._count_missed(block, state)
-        _count_verdicts(block, state)
-        if len(block) and "received_at" in block.columns:
-            state.latency_s = now_s - float(np.median(block.columns["received_at"]))
-        state.newest = [_event_row(block, index) for index in range(max(0, len(block) - NEWEST), len(block))]
-
-    def tick(self, now_s: float) -> None:
-        """Move the window of the rates."""
-        self.now_s = now_s
-        for state in self.streams.values():
-            while state.arrivals and state.arrivals[0][0] < now_s - WINDOW_S:
-                state.arrivals.popleft()
-
-    def events_per_s(self, stream: str) -> float:
-        """Over the window, or over what has passed of it, at least 1 s."""
-        state = self.streams[stream]
-        elapsed_s = min(WINDOW_S, max(1.0, self.now_s - state.since_s))
-        return sum(count for _, count in state.arrivals) / elapsed_s
-
-    def _count_missed(self, block: Block, state: StreamState) -> None:
-        publisher, last = self._sequences.get(
-            block.stream, (block.header.publisher, block.header.sequence - 1)
-        )
-        if publisher == block.header.publisher:
-            state.missed_blocks += max(0, block.header.sequence - last - 1)
-        self._sequences[block.stream] = (block.header.publisher, block.header.sequence)
-
-
-def _count_verdicts(block: Block, state: StreamState) -> None:
-    if "reason" in block.columns:
-        for reason, count in enumerate(_bincount(block.columns["reason"])):
-            state.reasons[REASONS[reason] if reason < len(REASONS) else "unknown"] += count
-    if "route" in block.columns:
-        for route, count in enumerate(_bincount(block.columns["route"])):
-            if count:
-                state.routes[_route_name(block, route)] += count
-
-
-def _bincount(column: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> list[int]:
-    """Events by value 0, 1, ...; other values and columns of another shape count nowhere."""
-    if column.ndim != 1 or column.dtype.kind not in "iu":
-        return []
-    values = column.astype(np.int64)
-    counts: list[int] = np.bincount(values[(values >= 0) & (values < 2**15)]).tolist()
-    return counts
-
-
-def _route_name(block: Block, route: int) -> str:
-    names = block.route_names
-    return names[route] if 0 <= route < len(names) else f"route {route}"
-
-
-# One event
-
-
-def _event_row(block: Block, index: int) -> list[str]:
-    ids = [str(block.columns[name][index]) for name in ("train_id", "pulse_id")]
-    return [*ids, _verdict(block, index), _labels(block, index), _latents(block, index)]
-
-
-def _scalar(block: Block, name: str, index: int, default: int) -> int:
-    column = block.columns.get(name)
-    return (
-        default if column is None or column.ndim != 1 or column.dtype.kind not in "iu" else int(column[index])
-    )
-
-
-def _verdict(block: Block, index: int) -> str:
-    route, reason = _scalar(block, "route", index, NO_ROUTE), _scalar(block, "reason", index, -1)
-    if route != NO_ROUTE:
-        return _route_name(block, route)
-    return REASONS[reason] if 0 <= reason < len(REASONS) else "?"
-
-
-def _labels(block: Block, index: int) -> str:
-    names = block.header.labels.get("p", ())
-    if not names:
-        return ""
-    p = block.columns["p"][index].astype(np.float64)
-    return ", ".join(
-        f"{name} {value:.2f}" for name, value in zip(names, p, strict=True) if value > SHOWN_ABOVE
-    )
-
-
-def _latents(block: Block, index: int) -> str:
-    for name in LATENT_COLUMNS:
-        if name in block.columns:
-            values = np.ravel(block.columns[name][index]).astype(np.float64)
-            return " ".join(f"{value:+.2f}" for value in values[:LATENTS]) + (
-                " ..." if len(values) > LATENTS else ""
-            )
-    return ""
-
-
-# What is shown
-
-
-def clean(text: str) -> str:
-    """Text from the network, with '?' for what a terminal would obey, shortened."""
-    return "".join(c if c.isprintable() else "?" for c in text[:80])
-
-
-def render(state: WatchState) -> RenderableType:
-    """The whole view; nothing but rich objects is made here."""
+def render(
+    state: WatchState, size: tuple[int, int] = (80, 24), heading: Sequence[str] = ()
+) -> RenderableType:
+    """The whole page, at most as high and as wide as `size` (columns, lines) where that can be."""
+    width, height = size
+    parts = [_line(line) for line in heading]
+    if state.bad_messages:
+        text = f"{plural(state.bad_messages, 'message')} NOT DECODED: does something else send there?"
+        parts.append(_line(text, ALARM))
     if not state.streams:
-        return Text("waiting for results ...")
-    parts: list[RenderableType] = [_overview(state)]
+        waited_s = state.now_s - state.started_s
+        parts.append(
+            _line(f"waiting for results, {waited_s:.0f} s ... (streamer status: does a pipeline run?)")
+        )
+        return Group(*parts)
+    room = max(1, (height - 1 - len(parts)) // len(state.streams))
+    shown: list[RenderableType] = list(parts)
     for name, stream in state.streams.items():
-        parts.append(_newest(name, stream))
-    return Group(*parts)
+        shown += _stream(name, stream, state.now_s, (width, room))
+    return Group(*shown)
 
 
-def _overview(state: WatchState) -> Table:
-    table = Table(
-        "stream", "events", "events/s", "kept", "vetoed", "fail-open", "routes", "latency", "missed"
-    )
-    for name, stream in state.streams.items():
-        shares = [f"{stream.share(kind):.1%}" for kind in ("kept", "vetoed", "failopen")]
-        cells = [name, str(stream.events), f"{state.events_per_s(name):.0f}", *shares]
-        cells += [_routes(stream), _latency(stream), str(stream.missed_blocks)]
-        table.add_row(*(Text(clean(cell)) for cell in cells))
-    return table
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _newest(name: str, stream: StreamState) -> Table:
-    title = Text(f"{clean(name)}: newest events")
-    table = Table("train", "pulse", "verdict", "labels", "latents", title=title, title_justify="left")
-    for row in stream.newest:
-        table.add_row(*(Text(clean(cell)) for cell in row))
-    return table
+def _stream(name: str, stream: StreamState, now_s: float, size: tuple[int, int]) -> list[RenderableType]:
+    """At most size[1] lines: the most important first."""
+    width, room = size
+    lines = [_head(name, stream, now_s), *(_line(text, ALARM) for text in _alarms(stream, now_s))]
+    lines += [
+        _line("  " + _mix(stream, now_s)),
+        _line("  routes " + (_routes(stream) or "none kept anything")),
+    ]
+    left = room - len(lines) - 1  # one line of the two tables is their heading
+    shown: list[RenderableType] = list(lines[: max(1, room)])
+    if left > 0 and stream.newest:
+        shown.append(_tables(stream, now_s, (width, left)))
+    return shown
+
+
+def _head(name: str, stream: StreamState, now_s: float) -> Text:
+    text = _line("")
+    text.append(clean(name), "bold")
+    facts = [f"{rate(stream.events_per_s(now_s))} events/s", f"{count(stream.events)} events"]
+    if stream.latency_s is not None:
+        facts.append(f"latency {duration(stream.latency_s)}")
+    facts += ["no block missed"] if not stream.missed_blocks else []
+    return text.append("   " + "   ".join(facts))
+
+
+def _alarms(stream: StreamState, now_s: float) -> list[str]:
+    """What needs attention, in words."""
+    found = []
+    if (silent_s := now_s - stream.seen_s) > SILENT_S:
+        found.append(f"  NOTHING for {silent_s:.0f} s: source or pipeline stands still (streamer status)")
+    if stream.missed_blocks:
+        blocks = plural(stream.missed_blocks, "block")
+        found.append(f"  MISSED {blocks}: too slow here or on the way; the files have every event")
+    if failed := counted(stream.failopens()):
+        found.append(f"  FAIL-OPEN, kept without an answer: {failed}")
+    return found
+
+
+def _mix(stream: StreamState, now_s: float) -> str:
+    """The verdicts of the last seconds; of all events when nothing came lately."""
+    outcomes = stream.recent_outcomes(now_s) or stream.outcomes()
+    total = sum(outcomes.values())
+    drawn = bar({LETTERS[kind]: outcomes[kind] for kind in LETTERS}, BAR)
+    shown = [kind for kind in LETTERS if kind != UNTOLD or outcomes[UNTOLD]]
+    return drawn + "  " + "  ".join(f"{LETTERS[k]} {WORDS[k]} {percent(outcomes[k], total)}" for k in shown)
 
 
 def _routes(stream: StreamState) -> str:
-    return " ".join(f"{name}={count}" for name, count in stream.routes.most_common())
+    return "  ".join(f"{clean(name)} {count(number)}" for name, number in stream.routes.most_common())
 
 
-def _latency(stream: StreamState) -> str:
-    return "" if stream.latency_s is None else f"{stream.latency_s * 1e3:.1f} ms"
+def _tables(stream: StreamState, now_s: float, size: tuple[int, int]) -> Table:
+    """Classes of the last seconds at the left, the newest events at the right, size[1] lines of each."""
+    width, rows = size
+    both = Table.grid(padding=(0, 2), expand=False)
+    classes = stream.class_shares(now_s)[:rows]
+    newest = _newest(list(stream.newest)[-rows:], width)
+    if classes:
+        both.add_row(_classes(classes), newest)
+    else:
+        both.add_row(newest)
+    return both
+
+
+def _plain_table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="underline")
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _classes(classes: Sequence[ClassShare]) -> Table:
+    table = _plain_table("  class", "share", "mean p")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for found in classes:
+        name = Text("  " + clean(found.name, NAME_WIDTH))
+        table.add_row(name, percent(found.share, 1), f"{found.mean_p:.2f}")
+    return table
+
+
+def _newest(events: Sequence[NewEvent], width: int) -> Table:
+    wide = width >= WIDE
+    table = _plain_table("train", "pulse", "verdict", "surest labels", *(("latents",) if wide else ()))
+    table.columns[0].justify = table.columns[1].justify = "right"
+    for event in reversed(events):
+        cells = [event.train, event.pulse, clean(event.verdict, NAME_WIDTH), clean(event.labels)]
+        table.add_row(*(Text(cell) for cell in [*cells, *([clean(event.latents)] if wide else [])]))
+    return table
+
+
+# Plain lines
 
 
 def lines(state: WatchState) -> list[str]:
     """One plain line per stream, for logs and pipes."""
     if not state.streams:
         return ["waiting for results ..."]
-    return [_line(state, name, stream) for name, stream in state.streams.items()]
+    return [_plain(state, name, stream) for name, stream in state.streams.items()]
 
 
-def _line(state: WatchState, name: str, stream: StreamState) -> str:
-    parts = [f"{name}: {stream.events} events, {state.events_per_s(name):.0f}/s"]
-    parts += [f"{kind} {stream.share(kind):.1%}" for kind in ("kept", "vetoed", "failopen")]
-    parts += [text for text in (_routes(stream), _latency(stream)) if text]
-    if stream.missed_blocks:
-        parts.append(f"missed {stream.missed_blocks} blocks")
+def _plain(state: WatchState, name: str, stream: StreamState) -> str:
+    outcomes = stream.outcomes()
+    parts = [f"{name}: {stream.events} events, {rate(state.events_per_s(name))}/s"]
+    parts += [f"{kind} {percent(outcomes[kind], stream.events)}" for kind in (KEPT, VETOED, FAILOPEN)]
+    parts += [" ".join(f"{route}={number}" for route, number in stream.routes.most_common())]
+    parts += [duration(stream.latency_s)] if stream.latency_s is not None else []
+    parts += [text.strip() for text in _alarms(stream, state.now_s)]
     if stream.newest:
-        parts.append("newest " + " ".join(stream.newest[-1]).strip())
-    return ", ".join(clean(part) for part in parts)
+        new = stream.newest[-1]
+        parts.append(" ".join(("newest", new.train, new.pulse, new.verdict, new.labels, new.latents)).strip())
+    return ", ".join(clean(part, 200) for part in parts if part)
+
+
+# The loop
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where `watch` shows: a console, and a line that stands above everything."""
+
+    console: Console = field(default_factory=Console)
+    note: str = ""
+
+
+class LinePrinter:
+    """A line per stream and second."""
+
+    period_s = LINE_PERIOD_S
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def show(self, state: WatchState) -> None:
+        for line in lines(state):
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class LivePage:
+    """A page that is drawn over itself."""
+
+    period_s = LIVE_PERIOD_S
+
+    def __init__(self, console: Console, heading: Sequence[str]) -> None:
+        self._console, self._heading, self._size = console, heading, console.size
+        self._live = Live(Text(""), console=console, auto_refresh=False)
+
+    def show(self, state: WatchState) -> None:
+        size = self._console.size
+        if size != self._size:  # the terminal broke the old lines anew: nothing is where it was
+            self._console.clear()
+        self._size = size
+        self._live.update(render(state, (size.width, size.height), self._heading), refresh=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
 
 
 def watch(
@@ -232,40 +231,22 @@ def watch(
     duration_s: float | None = None,
     stop: threading.Event | None = None,
     stream: str | None = None,
-    console: Console | None = None,
+    screen: Screen | None = None,
 ) -> WatchState:
-    """Show results until `duration_s` has passed (None: for ever) or `stop` is set; returns what was counted.
+    """Show results until `duration_s` has passed (None: for ever), `stop` is set, or ^C; what was counted.
 
-    A terminal gets a live table, anything else a line per stream and second. ConfigError for a bad endpoint.
+    A terminal gets a live page, anything else a line per stream and second. ConfigError for a bad endpoint.
     """
-    console, state = console or Console(), WatchState()
+    screen, state = screen or Screen(), WatchState()
     end_s = time.monotonic() + (duration_s if duration_s is not None else float("inf"))
     with Client(endpoints, stream) as client:
-        if not console.is_terminal:
-            _run(client, state, end_s, stop, _LinePrinter(console))
+        if not screen.console.is_terminal or screen.console.is_dumb_terminal:
+            _run(client, state, end_s, stop, LinePrinter(screen.console))
             return state
-        with Live(render(state), console=console, auto_refresh=False) as live:
-            _run(client, state, end_s, stop, _LiveTable(live))
+        heading = [*filter(None, [screen.note]), "watching " + ", ".join(client.endpoints) + "   (^C ends)"]
+        with LivePage(screen.console, heading) as page:
+            _run(client, state, end_s, stop, page)
     return state
-
-
-@dataclass
-class _LinePrinter:
-    console: Console
-    period_s: float = LINE_PERIOD_S
-
-    def show(self, state: WatchState) -> None:
-        for line in lines(state):
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-@dataclass
-class _LiveTable:
-    live: Live
-    period_s: float = LIVE_PERIOD_S
-
-    def show(self, state: WatchState) -> None:
-        self.live.update(render(state), refresh=True)
 
 
 def _run(
@@ -273,17 +254,26 @@ def _run(
     state: WatchState,
     end_s: float,
     stop: threading.Event | None,
-    output: _LinePrinter | _LiveTable,
+    output: LinePrinter | LivePage,
 ) -> None:
     """Take blocks and show them every period, and once at the end. `end_s` is of the monotonic clock."""
+    state.tick(time.time())
     shown_s = time.monotonic()
-    while (now_s := time.monotonic()) < end_s and not (stop is not None and stop.is_set()):
-        try:
-            block = client.receive(min(LIVE_PERIOD_S, end_s - now_s))
-            state.update(block, time.time())
-        except TimeoutError:
-            state.tick(time.time())
-        if now_s - shown_s >= output.period_s:
-            output.show(state)
-            shown_s = now_s
+    try:
+        while (now_s := time.monotonic()) < end_s and not (stop is not None and stop.is_set()):
+            _take(client, state, min(LIVE_PERIOD_S, end_s - now_s))
+            if now_s - shown_s >= output.period_s:
+                output.show(state)
+                shown_s = now_s
+    except KeyboardInterrupt:  # the way to end it
+        pass
     output.show(state)
+
+
+def _take(client: Client, state: WatchState, timeout_s: float) -> None:
+    """The next block, if one comes in time."""
+    try:
+        state.update(client.receive(timeout_s), time.time())
+    except TimeoutError:
+        state.tick(time.time())
+    state.bad_messages = client.bad_messages

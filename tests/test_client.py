@@ -101,6 +101,20 @@ def test_missed_blocks_are_counted_by_publisher_and_stream(context):
     assert client.missed_blocks == 3
 
 
+def test_invented_publishers_do_not_fill_the_memory(context, monkeypatch):
+    monkeypatch.setattr(streamer.client, "MAX_PUBLISHERS", 3)
+    with joined(context) as (socket, endpoint, wait_for), Client(endpoint, context=context) as client:
+        wait_for(b"results.")
+        for publisher in "ABACD":
+            socket.send_multipart(numbered(1, publisher))
+        socket.send_multipart(numbered(5, "A"))  # still known: C and D came, B was silent for longest
+        socket.send_multipart(numbered(9, "B"))
+        for _ in range(7):
+            client.receive(PATIENCE_S)
+        assert len(client._last) == 3
+    assert client.missed_blocks == 3
+
+
 def test_stream_whose_name_begins_alike_is_not_ours(context):
     with joined(context) as (socket, endpoint, wait_for), Client(endpoint, "drop", context=context) as client:
         wait_for(b"results.drop")
