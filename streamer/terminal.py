@@ -1,10 +1,13 @@
 """Words and bars for a terminal: what `watch` and `status` share.
 
-Owns how numbers are written for people and how text from elsewhere is made harmless. Does no output.
+Owns how numbers are written for people, how columns stand under one another, and how text from elsewhere is
+made harmless. Does no output.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Final
+
+from rich.cells import cell_len, set_cell_size
 
 LONGEST: Final = 80  # characters of one piece of text from elsewhere: the width of a common terminal
 _UNITS: Final = ((1.0, "s", 1.0), (1e-3, "ms", 1e3), (1e-6, "us", 1e6))
@@ -68,3 +71,19 @@ def counted(groups: Mapping[str, int]) -> str:
 
 def plural(number: int, word: str) -> str:
     return f"{count(number)} {word}" + ("" if number == 1 else "s")
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Rows of equal length as lines, each column as wide as its longest cell; `right` are flush right.
+
+    Widths are those of a terminal, where some letters take two places. The last column is not filled up.
+    """
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    return [" ".join(_cells(row, widths, right)).rstrip() for row in rows]
+
+
+def _cells(row: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> list[str]:
+    return [
+        " " * (width - cell_len(cell)) + cell if index in right else set_cell_size(cell, width)
+        for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]

@@ -9,16 +9,16 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from types import TracebackType
 from typing import Final, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from streamer.client import Client
-from streamer.terminal import bar, clean, count, counted, duration, percent, plural, rate
+from streamer.terminal import aligned, bar, clean, count, counted, duration, percent, plural, rate
 from streamer.watch_state import FAILOPEN, KEPT, UNTOLD, VETOED, ClassShare, NewEvent, StreamState, WatchState
 
 LIVE_PERIOD_S: Final = 0.25  # a terminal redrawn faster only flickers
@@ -73,7 +73,7 @@ def _stream(name: str, stream: StreamState, now_s: float, size: tuple[int, int])
     left = room - len(lines) - 1  # one line of the two tables is their heading
     shown: list[RenderableType] = list(lines[: max(1, room)])
     if left > 0 and stream.newest:
-        shown.append(_tables(stream, now_s, (width, left)))
+        shown += _tables(stream, now_s, (width, left))
     return shown
 
 
@@ -113,44 +113,30 @@ def _routes(stream: StreamState) -> str:
     return "  ".join(f"{clean(name)} {count(number)}" for name, number in stream.routes.most_common())
 
 
-def _tables(stream: StreamState, now_s: float, size: tuple[int, int]) -> Table:
-    """Classes of the last seconds at the left, the newest events at the right, size[1] lines of each."""
+def _tables(stream: StreamState, now_s: float, size: tuple[int, int]) -> list[Text]:
+    """Classes of the last seconds at the left, the newest events at the right: size[1] lines below a heading."""
     width, rows = size
-    both = Table.grid(padding=(0, 2), expand=False)
-    classes = stream.class_shares(now_s)[:rows]
-    newest = _newest(list(stream.newest)[-rows:], width)
-    if classes:
-        both.add_row(_classes(classes), newest)
-    else:
-        both.add_row(newest)
-    return both
+    classes = _classes(stream.class_shares(now_s)[:rows])
+    newest = _newest(list(stream.newest)[-rows:], width >= WIDE)
+    pairs = list(zip_longest(classes, newest, fillvalue=""))
+    both = aligned(pairs) if classes else newest
+    return [_line("  " + line, "underline" if index == 0 else "") for index, line in enumerate(both)]
 
 
-def _plain_table(*headings: str) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="underline")
-    for heading in headings:
-        table.add_column(heading, no_wrap=True, overflow="ellipsis")
-    return table
+def _classes(classes: Sequence[ClassShare]) -> list[str]:
+    if not classes:
+        return []
+    cells = [(clean(c.name, NAME_WIDTH), percent(c.share, 1), f"{c.mean_p:.2f} ") for c in classes]
+    return aligned([("class", "share", "mean p "), *cells], right=(1, 2))
 
 
-def _classes(classes: Sequence[ClassShare]) -> Table:
-    table = _plain_table("  class", "share", "mean p")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for found in classes:
-        name = Text("  " + clean(found.name, NAME_WIDTH))
-        table.add_row(name, percent(found.share, 1), f"{found.mean_p:.2f}")
-    return table
-
-
-def _newest(events: Sequence[NewEvent], width: int) -> Table:
-    wide = width >= WIDE
-    table = _plain_table("train", "pulse", "verdict", "surest labels", *(("latents",) if wide else ()))
-    table.columns[0].justify = table.columns[1].justify = "right"
-    for event in reversed(events):
-        cells = [event.train, event.pulse, clean(event.verdict, NAME_WIDTH), clean(event.labels)]
-        table.add_row(*(Text(cell) for cell in [*cells, *([clean(event.latents)] if wide else [])]))
-    return table
+def _newest(events: Sequence[NewEvent], latents: bool) -> list[str]:
+    """The newest first."""
+    rows = [("train", "pulse", "verdict", "latents", "surest labels")]
+    for e in reversed(events):
+        rows.append((e.train, e.pulse, clean(e.verdict, NAME_WIDTH), clean(e.latents), clean(e.labels)))
+    chosen = rows if latents else [(*row[:3], row[4]) for row in rows]
+    return aligned(chosen, right=(0, 1))
 
 
 # Plain lines

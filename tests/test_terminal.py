@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamer.terminal import bar, clean, clock, counted, duration, percent, plural, rate
+from streamer.terminal import aligned, bar, clean, clock, counted, duration, percent, plural, rate
 
 
 def test_clean_leaves_nothing_that_a_terminal_obeys():
@@ -38,3 +38,8 @@ def test_numbers():
     assert [clock(value) for value in (0, 753.9, 100_000)] == ["0:00:00", "0:12:33", "27:46:40"]
     assert counted({"a": 1, "b": 0, "c\n": 2000}) == "c? 2,000, a 1"
     assert [plural(1, "slot"), plural(0, "slot")] == ["1 slot", "0 slots"]
+
+
+def test_columns_stand_under_one_another():
+    assert aligned([("a", "10", "x"), ("bcd", "9", "")], right=(1,)) == ["a   10 x", "bcd  9"]
+    assert aligned([("回路", "1"), ("ab", "2")]) == ["回路 1", "ab   2"], "two places for a wide letter"

@@ -122,7 +122,7 @@ def test_the_page_shows_what_matters():
         *(
             "! fail-open 25.0 %",
             "streaks 2",
-            "Core     100.0 %",
+            "100.0 %   0.90",
             "FAIL-OPEN, kept without an answer",
         ),
         *("timeout 2", "Streak 0.90, Core 0.75", "+0.00 +1.00 +2.00", "failopen:timeout", "veto"),
