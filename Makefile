@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench bench-peers bench-growth bench-memory clean
+.PHONY: demo test test-browser check bench bench-peers bench-growth bench-memory clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dashboard]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
@@ -19,6 +19,10 @@ demo: $(VENV)/.core
 
 test: $(VENV)/.dev
 	scripts/check
+
+# What the tests of the live page and of the alert rules need of Debian; without them those are skipped.
+test-browser:
+	command -v chromium promtool > /dev/null || apt-get install -y --no-install-recommends chromium prometheus
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

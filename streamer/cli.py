@@ -61,10 +61,9 @@ def demo(
     duration: Annotated[float, typer.Option(help="Seconds to run; 0 until interrupted.")] = 60.0,
     report: Report = None,
     directory: Annotated[Path, typer.Option(help="Where the kept events go.")] = Path("out/demo"),
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only the terminal.")] = False,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the live page.")] = False,
 ) -> None:
-    """Simulated beamline, whole pipeline, live view; needs no configuration."""
-    del no_browser  # the terminal is the only view there is
+    """Simulated beamline, whole pipeline, live page; needs no configuration."""
     writable(report)
     show = demonstration.prepare(directory)
     folder = Path(tempfile.mkdtemp(prefix="streamer-demo-"))
@@ -76,13 +75,17 @@ def demo(
         stack.enter_context(demonstration.Simulators(show.simulators, folder)).wait_ready()
         status.update("Starting ingest, inference and sink of two streams ...")
 
+        pipeline = Pipeline(show.config, lines)
+
         def on_start() -> None:
             status.stop()
+            if pipeline.dashboard is not None:
+                console.print(f"Live page: {show.page}   To steer: {pipeline.token}", soft_wrap=True)
+                demonstration.show(show.page, pipeline.dashboard, open_browser=not no_browser)
             view.start()
 
         stack.callback(_end_view, view, stopped)
-        limits = foreground.Limits(duration or None)
-        result = foreground.run(Pipeline(show.config, lines), limits, report, on_start)
+        result = foreground.run(pipeline, foreground.Limits(duration or None), report, on_start)
     console.print(f"Kept events: {directory.resolve()}/r{show.config.run:04d}   Logs: {folder}")
     finish(result)
 

@@ -4,9 +4,12 @@ Owns the configuration of the demo and the child processes that play the facilit
 knows that it is a demo: the events come over the real wire format from other processes.
 """
 
+import os
 import subprocess
 import sys
+import threading
 import time
+import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from pathlib import Path
 from streamer.config import RunConfig, numbered, parse
 from streamer.errors import ConfigError
 from streamer.sockets import free_port
+from streamer.supervisor import Child
 
 # Rates that two cores hold beside a browser: 160 frames and 100 spectra a second.
 TEMPLATE = """
@@ -24,6 +28,9 @@ reserve_bytes = 268435456
 
 [metrics]
 port = {metrics_port}
+
+[dashboard]
+port = {page_port}
 
 [[stream]]
 name = "droplets"
@@ -109,11 +116,18 @@ class Demo:
     def results(self) -> list[str]:
         return [stream.publish.results for stream in self.config.stream if stream.publish.results]
 
+    @property
+    def page(self) -> str:
+        """Where the live page is."""
+        served = self.config.dashboard
+        return f"http://{served.address}:{served.port}"
+
 
 def prepare(directory: Path) -> Demo:
     """The demo with free ports, storing below `directory`."""
     ports = {name: f"tcp://127.0.0.1:{free_port()}" for name in ENDPOINTS}
-    text = TEMPLATE.format(directory=directory, metrics_port=0, transition=TRANSITION, **ports)
+    own = {"directory": directory, "metrics_port": 0, "page_port": free_port(), "transition": TRANSITION}
+    text = TEMPLATE.format(**own, **ports)
     config = numbered(parse(text, "demo"))
     simulator = [sys.executable, "-m", "streamer.facility.simulator", "--endpoint"]
     return Demo(
@@ -123,6 +137,20 @@ def prepare(directory: Path) -> Demo:
             [*simulator, ports["diffraction"], *DIFFRACTION],
         ],
     )
+
+
+def show(url: str, page: Child, open_browser: bool) -> None:
+    """Open the live page in the user's browser, if there is a screen, when it is ready."""
+    if not open_browser or not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return
+
+    def wait_and_open() -> None:
+        end_s = time.monotonic() + READY_S
+        while not page.up and time.monotonic() < end_s:
+            time.sleep(0.1)  # a wait for another process, bounded above
+        webbrowser.open(url)
+
+    threading.Thread(target=wait_and_open, daemon=True).start()
 
 
 class Simulators:

@@ -254,6 +254,10 @@ def _block_events(stream: StreamConfig, event_bytes: int) -> int:
     return 1 << (fitting - 1).bit_length()
 
 
+def routes(version: Version) -> list[Route]:
+    return [Route(r.name, r.when, r.one_in, r.enabled) for r in version.routes]
+
+
 def route_names(stream: StreamConfig) -> list[str]:
     return [route.name for route in stream.route] or ["all"]
 
@@ -281,8 +285,7 @@ def make_router(
         )
     thresholds = _thresholds(_manifests(version.bundles) if manifests is None else manifests)
     vocabulary = Vocabulary(columns, attached_names(spec), thresholds, version.clusters)
-    routes = [Route(r.name, r.when, r.one_in, r.enabled) for r in version.routes]
-    return Router(routes, vocabulary, spec.config.run, spec.stream)
+    return Router(routes(version), vocabulary, spec.config.run, spec.stream)
 
 
 def _manifests(refs: Sequence[BundleRef]) -> list[Manifest]:

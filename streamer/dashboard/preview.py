@@ -65,7 +65,7 @@ def _current(state: StreamState) -> list[Route]:
     """The routes in force: as steered, or as configured while nothing has answered."""
     steered = state.status().steering.get("routes")
     if steered is None:
-        return configured(state.spec.settings)
+        return configured(state.spec.first_version)
     return [Route(r["name"], r["when"], r["one_in"]) for r in steered if r.get("enabled", True)]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from streamer.dashboard.gallery import Gallery, Shot
 from streamer.dashboard.history import History, Seconds
 from streamer.dashboard.sample import N_SAMPLE, Sample
-from streamer.plan import FIXED_COLUMNS, StageSpec, attached_names, routes
+from streamer.plan import FIXED_COLUMNS, StageSpec, attached_names, route_names
 
 __all__ = ["N_SAMPLE", "Gallery", "History", "Link", "Sample", "Seconds", "Shot", "Status", "StreamState"]
 
@@ -60,7 +60,7 @@ class StreamState:
 
     def __init__(self, spec: StageSpec) -> None:
         self.spec = spec
-        self.route_names = tuple(route.name for route in routes(spec.settings))
+        self.route_names = tuple(route_names(spec.settings))
         self.labels = next((column.labels for column in spec.columns if column.name == "p"), ())
         self.columns = sample_columns(spec)
         """{name: (dtype, width)} of everything in the sample; width 0 for a scalar."""
