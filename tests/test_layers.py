@@ -18,11 +18,11 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "errors",
         "log memory ledger fields journal terminal",
         "metrics ids",
-        "wire express assemble align attach ring batching rules thresholds routing results columns sockets tokens slots "
-        "zmtp receiver config",
+        "wire express assemble align attach ring batching rules thresholds routing results columns sockets "
+        "tokens slots zmtp receiver config",
         "store publish networks engines cuda runner client tables facility",
         "plan versions steering bundles archive finished",
-        "stage check control watch watch_view status_numbers status_view",
+        "stage check control watch watch_view watch_state status_numbers status_view",
         "dashboard",
         "filling",
         "ingest inference sink supervisor",
