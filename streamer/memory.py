@@ -26,9 +26,10 @@ def create(name: str, size_bytes: int) -> int:
     return fd
 
 
-def attach(fd: int) -> memoryview:
-    """Map the whole memory behind `fd`, shared and writable."""
-    return memoryview(mmap.mmap(fd, os.fstat(fd).st_size))
+def attach(fd: int, read_only: bool = False) -> memoryview:
+    """Map the whole memory behind `fd`, shared and writable; `read_only`: to look on, a write raises."""
+    access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
+    return memoryview(mmap.mmap(fd, os.fstat(fd).st_size, access=access))
 
 
 def populate(memory: memoryview) -> None:

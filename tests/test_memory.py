@@ -64,6 +64,18 @@ def test_the_memory_outlives_its_descriptor_while_mapped() -> None:
     assert memory[0] == 9
 
 
+def test_who_only_looks_cannot_write() -> None:
+    fd = create("test", 4096)
+    try:
+        memory, looked = attach(fd), attach(fd, read_only=True)
+        memory[5] = 7
+        assert looked[5] == 7
+        with pytest.raises(TypeError):
+            looked[5] = 8
+    finally:
+        os.close(fd)
+
+
 def test_the_buffers_of_large_messages_are_used_again() -> None:
     """Page faults of ten allocations of 64 MiB; each has 16384 where malloc maps them anew."""
     code = (

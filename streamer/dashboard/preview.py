@@ -5,9 +5,12 @@ Owns no rule: a router of the stream, made as inference makes its own, decides h
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from models.manifest import BundleError, read_manifest
+from models.names import identifier
 from streamer.columns import Array
 from streamer.config import RouteConfig
 from streamer.dashboard.state import StreamState
@@ -15,6 +18,7 @@ from streamer.errors import FAILOPEN_REASONS, ConfigError
 from streamer.plan import StageSpec, make_router
 from streamer.plan import routes as configured
 from streamer.routing import REASON_VETO, REASONS, Decision, Route, Router
+from streamer.rules import CALIBRATED
 from streamer.versions import current_version
 
 _FIRST_FAILOPEN = len(REASONS) - len(FAILOPEN_REASONS)
@@ -59,6 +63,16 @@ def preview(state: StreamState, routes: Sequence[Route], clusters: Mapping[str, 
         vetoed_then=_count(then, REASON_VETO),
         unclear_then=int(np.count_nonzero(then.reason >= _FIRST_FAILOPEN)),
     )
+
+
+def named_values(state: StreamState) -> dict[str, float]:
+    """What calibrated.LABEL is in the bundles that answer now, by that text. Raises ConfigError."""
+    try:
+        manifests = [read_manifest(Path(ref.path)) for ref in current_version(state.spec)]
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
+    calibrated = [entry for manifest in manifests for entry in manifest.calibrated]
+    return {f"{CALIBRATED}.{identifier(entry.label)}": entry.threshold for entry in calibrated}
 
 
 def _current(state: StreamState) -> list[Route]:
