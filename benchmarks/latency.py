@@ -106,16 +106,19 @@ def _listen(
     rhythm: Rhythm, sender: Helper, subscriber: Helper, running: Running, options: Options
 ) -> tuple[Times, list[int]]:
     """Seconds of every train, and what the pipeline's own histogram gained meanwhile."""
-    _send(rhythm, sender, subscriber, WARM_TRAINS)
+    send(rhythm, sender, subscriber, WARM_TRAINS)
     before = running.ledger().latency_counts
-    given, received = _send(rhythm, sender, subscriber, rhythm.trains(options))
+    given, received = send(rhythm, sender, subscriber, rhythm.trains(options))
     after = running.ledger().latency_counts
     own = [b - a for a, b in zip(before, after, strict=True)]
     return {"pipeline": given, "received": received}, own
 
 
-def _send(rhythm: Rhythm, sender: Helper, subscriber: Helper, trains: int) -> Heard:
-    """Seconds of every train, to its last verdict."""
+def send(rhythm: Rhythm, sender: Helper, subscriber: Helper, trains: int) -> Heard:
+    """Send so many trains and listen for their verdicts: seconds of every train, to its last verdict.
+
+    Raises BenchmarkError if one has none.
+    """
     limit_s = trains / rhythm.rate_hz + 20
     subscriber.tell({"events": trains * rhythm.pulses, "limit_s": limit_s})
     request = {"trains": trains, "rate_hz": rhythm.rate_hz, "pulses": rhythm.pulses}

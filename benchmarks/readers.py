@@ -2,9 +2,10 @@
 
     python -m benchmarks.readers '{"endpoint": "tcp://127.0.0.1:45450", "sockets": 4, "decode": false}'
 
-`decode` true does with every block what a dashboard does first; false leaves all but the last unread. Any
-line on stdin is answered with the blocks that each socket got, and how many were published meanwhile by the
-numbers in their headers: a PUB socket drops what a slow reader does not take.
+`decode` true does with every block what a dashboard does first; false leaves all but the last unread. With
+`pause_s` each turn takes one block of a socket and then sleeps: a reader that does not keep up. Any line on
+stdin is answered with the blocks that each socket got, and how many were published meanwhile by the numbers
+in their headers: a PUB socket drops what a slow reader does not take.
 """
 
 import sys
@@ -34,8 +35,8 @@ class Reader:
         self._blocks, self._first, self._last = 0, -1, -1
         self._parts: list[bytes] = []
 
-    def read(self) -> None:
-        for _ in range(AT_ONCE):
+    def read(self, at_once: int = AT_ONCE) -> None:
+        for _ in range(at_once):
             try:
                 self._parts = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -56,7 +57,7 @@ class Reader:
         return decode(self._parts).header.sequence
 
 
-def main(endpoint: str, sockets: int, decode: bool) -> None:
+def main(endpoint: str, sockets: int, decode: bool, pause_s: float = 0.0) -> None:
     readers = {reader.socket: reader for reader in (Reader(endpoint, decode) for _ in range(sockets))}
     poller = zmq.Poller()
     poller.register(sys.stdin, zmq.POLLIN)
@@ -66,7 +67,8 @@ def main(endpoint: str, sockets: int, decode: bool) -> None:
     while True:
         ready = dict(poller.poll(POLL_MS))
         for socket in ready.keys() & readers.keys():
-            readers[socket].read()
+            readers[socket].read(1 if pause_s else AT_ONCE)
+        time.sleep(pause_s)
         if sys.stdin.fileno() in ready and not _answer(readers):
             return
 
