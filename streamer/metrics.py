@@ -2,9 +2,11 @@
 
 Owns the translation of ledger pages to Prometheus. Hot code counts plain integers in shared memory; this
 collector reads them when somebody asks, so a scrape costs the stream nothing. All series exist from the start
-at 0, and label values come from closed lists.
+at 0, and label values come from closed lists. What is read beside the pages (processes, disk) is `usage`'s.
+docs/metrics.md lists every metric.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +19,38 @@ from prometheus_client.registry import Collector
 from streamer.errors import ConfigError
 from streamer.ledger import BATCH_EDGES, EXPORT_EDGES_S, LATENCY_EDGES_S, StreamLedger
 
+log = logging.getLogger(__name__)
+
 PREFIX: Final = "streamer_"
+
+
+@dataclass(frozen=True)
+class StageState:
+    """One process of a stream."""
+
+    up: bool
+    restarts: int
+    started_at_s: float
+    """Unix time of the process's start; 0 before the first."""
+    progress_age_s: float
+    """Since its last sign of work, or since its start."""
+    cpu_s: float
+    resident_bytes: int
+    private_bytes: int
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is the same for all streams of a run."""
+
+    run: int
+    proposal: int
+    version: str
+    """Of this program."""
+    python: str
+    disk_free_bytes: int | None
+    """None: nothing is stored, or nobody can say."""
+    disk_reserve_bytes: int
 
 
 @dataclass(frozen=True)
@@ -30,13 +63,21 @@ class Snapshot:
     batch_events: Sequence[int]
     model_errors: int
     swaps: int
+    steerings: int
+    answered: int
+    """Events whose verdicts inference has sent."""
     busy_s: float
     reconnects: int
+    silence_s: float
+    """Since the first message of the newest block of events came, or since the start of ingest."""
+    deadline_s: float
     slots_in_use: int
     slots: int
-    restarts: Mapping[str, int]
-    up: Mapping[str, bool]
+    slot_bytes: int
+    stages: Mapping[str, StageState]
+    storing: bool
     bundles: Sequence[tuple[str, str]]
+    run: RunFacts
 
 
 # Counters with the stream as their only label: name -> (help, value).
@@ -51,13 +92,24 @@ _PLAIN: Final[dict[str, tuple[str, Callable[[Snapshot], float]]]] = {
         "Events lost before us, from gaps in the train ids",
         lambda s: s.ledger.missing_upstream,
     ),
+    "trains_missing_upstream_total": (
+        "Trains lost before us, from gaps in the train ids",
+        lambda s: s.ledger.missing_upstream_trains,
+    ),
     "ids_duplicate_total": ("Events that came again and were dropped", lambda s: s.ledger.duplicates),
     "ids_out_of_order_total": ("Events of a train older than one before", lambda s: s.ledger.out_of_order),
     "ids_jump_total": ("Jumps of the train id too large to be losses", lambda s: s.ledger.id_jumps),
     "results_unrecorded_total": ("Events whose results no file could take", lambda s: s.ledger.unrecorded),
+    "events_not_stored_total": ("Events kept while storing was off", lambda s: s.ledger.not_stored),
+    "store_errors_total": ("Appends and closings that the files refused", lambda s: s.ledger.store_errors),
+    "events_classified_total": (
+        "Events whose verdict inference has sent, fail-open or not",
+        lambda s: s.answered,
+    ),
     "batches_total": ("Batches given to the device", lambda s: s.batches),
     "model_errors_total": ("Batches that failed on the device", lambda s: s.model_errors),
     "model_swaps_total": ("Bundles exchanged while running", lambda s: s.swaps),
+    "steerings_total": ("Changes of rules, names or storing while running", lambda s: s.steerings),
     "device_busy_seconds_total": ("Time from a batch's start to its results", lambda s: s.busy_s),
     "source_reconnects_total": ("Lost connections to the source", lambda s: s.reconnects),
 }
@@ -66,7 +118,12 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Snapshot], float]]]] = {
     "events_in_flight": ("Events received that have no outcome yet", lambda s: s.ledger.in_flight),
     "ring_slots_in_use": ("Slots of the ring that hold a block", lambda s: s.slots_in_use),
     "ring_slots": ("Slots of the ring", lambda s: s.slots),
-    "ledger_imbalance": ("Messages without an outcome; must be 0", lambda s: _imbalance(s.ledger)),
+    "ring_bytes_in_use": ("Memory of those slots", lambda s: s.slots_in_use * s.slot_bytes),
+    "ring_limit_bytes": ("Memory of all slots of the ring", lambda s: s.slots * s.slot_bytes),
+    "ledger_imbalance": ("Messages without an outcome; must be 0", lambda s: s.ledger.imbalance),
+    "source_silence_seconds": ("Since the newest block of events began", lambda s: s.silence_s),
+    "deadline_seconds": ("Events that waited longer are kept unclassified; 0 never", lambda s: s.deadline_s),
+    "storing": ("1 while kept events are written to files", lambda s: float(s.storing)),
 }
 
 # Counters with one more label: name -> (help, label, values).
@@ -75,12 +132,39 @@ _LABELLED: Final[dict[str, tuple[str, str, Callable[[Snapshot], Mapping[str, int
     "events_failopen_total": ("Events kept without an answer", "reason", lambda s: s.ledger.failopen),
     "events_shed_total": ("Events whose data are gone", "reason", lambda s: s.ledger.shed),
     "messages_rejected_total": ("Messages refused", "reason", lambda s: s.ledger.rejected),
-    "stage_restarts_total": ("Starts of a stage after its first", "stage", lambda s: s.restarts),
+    "verdicts_total": (
+        "Events by their verdict, when they are counted",
+        "verdict",
+        lambda s: _verdicts(s.ledger),
+    ),
+}
+
+# Of each process: name -> (help, value). A name that ends in `_total` is a counter.
+_STAGES: Final[dict[str, tuple[str, Callable[[StageState], float]]]] = {
+    "stage_up": ("1 while the process runs and is ready", lambda p: float(p.up)),
+    "stage_restarts_total": ("Starts of a stage after its first", lambda p: p.restarts),
+    "stage_start_time_seconds": ("Unix time of the process's start", lambda p: p.started_at_s),
+    "progress_age_seconds": ("Since the last sign of work", lambda p: p.progress_age_s),
+    "stage_cpu_seconds_total": ("Processor time of the process", lambda p: p.cpu_s),
+    "stage_resident_bytes": (
+        "Memory of the process, with what it touched of the ring",
+        lambda p: p.resident_bytes,
+    ),
+    "stage_private_bytes": ("Memory of the process that is its own", lambda p: p.private_bytes),
+}
+
+# Of the whole run: name -> (help, labels and value). Without a disk to write to there is no value.
+_RUN: Final[dict[str, tuple[str, Callable[[RunFacts], tuple[Mapping[str, str], float | None]]]]] = {
+    "run_info": ("The run", lambda r: ({"run": str(r.run), "proposal": str(r.proposal)}, 1)),
+    "build_info": ("The program", lambda r: ({"version": r.version, "python": r.python}, 1)),
+    "disk_free_bytes": ("Free space of the output's disk", lambda r: ({}, r.disk_free_bytes)),
+    "disk_reserve_bytes": ("Free space that is never used", lambda r: ({}, r.disk_reserve_bytes)),
 }
 
 
-def _imbalance(ledger: StreamLedger) -> int:
-    return ledger.messages - ledger.accepted - sum(ledger.rejected.values()) + min(0, ledger.in_flight)
+def _verdicts(ledger: StreamLedger) -> dict[str, int]:
+    kept, failopen = sum(ledger.kept.values()), sum(ledger.failopen.values())
+    return {"keep": kept, "failopen": failopen, "veto": ledger.vetoed}
 
 
 def cumulate(
@@ -99,44 +183,72 @@ class StreamCollector(Collector):
 
     def __init__(self, read: Callable[[], Mapping[str, Snapshot]]) -> None:
         self._read = read
+        self._last: Mapping[str, Snapshot] = {}
+
+    def _now(self) -> Mapping[str, Snapshot]:
+        """The streams; the last known ones if they cannot be read, e.g. while the run ends."""
+        try:
+            self._last = self._read()
+        except (OSError, ValueError) as error:
+            log.warning("metrics: the streams cannot be read, the last numbers are given again: %s", error)
+        return self._last
 
     def collect(self) -> Iterator[Metric]:
-        streams = self._read()
+        streams = self._now()
         yield from _plain(streams)
         yield from _labelled(streams)
+        yield from _stages(streams)
+        yield from _run(streams)
         yield _histogram("verdict_latency_seconds", "Last byte received to verdict sent", streams, _latency)
         yield _histogram("batch_events", "Events in a batch", streams, _batches)
         yield _info(streams)
 
 
+def _family(name: str, text: str, labels: Sequence[str]) -> CounterMetricFamily | GaugeMetricFamily:
+    """A counter, if its name says so; prometheus_client adds the suffix."""
+    if name.endswith("_total"):
+        return CounterMetricFamily(PREFIX + name.removesuffix("_total"), text, labels=labels)
+    return GaugeMetricFamily(PREFIX + name, text, labels=labels)
+
+
 def _plain(streams: Mapping[str, Snapshot]) -> Iterator[Metric]:
-    for name, (text, value) in _PLAIN.items():
-        counter = CounterMetricFamily(PREFIX + name.removesuffix("_total"), text, labels=["stream"])
+    for name, (text, value) in (_PLAIN | _GAUGES).items():
+        family = _family(name, text, ["stream"])
         for stream, snapshot in streams.items():
-            counter.add_metric([stream], value(snapshot))
-        yield counter
-    for name, (text, value) in _GAUGES.items():
-        gauge = GaugeMetricFamily(PREFIX + name, text, labels=["stream"])
-        for stream, snapshot in streams.items():
-            gauge.add_metric([stream], value(snapshot))
-        yield gauge
+            family.add_metric([stream], value(snapshot))
+        yield family
 
 
 def _labelled(streams: Mapping[str, Snapshot]) -> Iterator[Metric]:
     for name, (text, label, values) in _LABELLED.items():
-        counter = CounterMetricFamily(PREFIX + name.removesuffix("_total"), text, labels=["stream", label])
+        family = _family(name, text, ["stream", label])
         for stream, snapshot in streams.items():
             for key, count in values(snapshot).items():
-                counter.add_metric([stream, key], count)
-        yield counter
-    up = GaugeMetricFamily(
-        PREFIX + "stage_up", "1 while the process runs and is ready", labels=["stream", "stage"]
-    )
-    for stream, snapshot in streams.items():
-        for stage, running in snapshot.up.items():
-            up.add_metric([stream, stage], float(running))
-    yield up
+                family.add_metric([stream, key], count)
+        yield family
 
+
+def _stages(streams: Mapping[str, Snapshot]) -> Iterator[Metric]:
+    for name, (text, value) in _STAGES.items():
+        family = _family(name, text, ["stream", "stage"])
+        for stream, snapshot in streams.items():
+            for stage, state in snapshot.stages.items():
+                family.add_metric([stream, stage], value(state))
+        yield family
+
+
+def _run(streams: Mapping[str, Snapshot]) -> Iterator[Metric]:
+    for name, (text, told) in _RUN.items():
+        # Every stream says the same of the run.
+        labels, value = told(next(iter(streams.values())).run) if streams else ({}, None)
+        family = GaugeMetricFamily(PREFIX + name, text, labels=list(labels))
+        if value is not None:
+            family.add_metric(list(labels.values()), value)
+        yield family
+
+
+# Those with a shape of their own.
+_OTHERS: Final = ("verdict_latency_seconds", "batch_events", "model_info")
 
 Buckets = tuple[list[tuple[str, float]], float]
 
@@ -197,13 +309,4 @@ def serve(
 
 def names() -> Iterable[str]:
     """Every exported metric name, for the tests of rules and boards."""
-    plain = (
-        *_PLAIN,
-        *_GAUGES,
-        *_LABELLED,
-        "stage_up",
-        "model_info",
-        "verdict_latency_seconds",
-        "batch_events",
-    )
-    return [PREFIX + name for name in plain]
+    return [PREFIX + name for name in (*_PLAIN, *_GAUGES, *_LABELLED, *_STAGES, *_RUN, *_OTHERS)]

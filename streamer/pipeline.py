@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,7 +38,7 @@ from streamer.config import RunConfig, StreamConfig
 from streamer.errors import ConfigError
 from streamer.journal import Journal
 from streamer.ledger import PageReader, StreamLedger, as_report, dashboard_layout, read_stream
-from streamer.metrics import Snapshot
+from streamer.metrics import RunFacts, Snapshot, StageState
 from streamer.plan import (
     BundleRef,
     ColumnRef,
@@ -52,6 +52,7 @@ from streamer.plan import (
 )
 from streamer.ring import FREE
 from streamer.supervisor import Child, Supervisor
+from streamer.usage import UsageReader, disk_free_bytes
 from streamer.versions import current_version
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Stream:
     spec: StageSpec
     shared: Shared
     children: dict[str, Child]
+    usage: UsageReader = field(default_factory=UsageReader)
 
     def ledger(self) -> StreamLedger:
         read = self.shared.reader
@@ -76,21 +78,65 @@ class Stream:
         """Everything that is exported of the stream."""
         come, work = self.shared.reader("ingest"), self.shared.reader("inference")
         arrived, worked = come.read(), work.read()
+        ring, now = self.shared.ring, current_version(self.spec)[1]
         return Snapshot(
             ledger=self.ledger(),
             bytes_received=come.get(arrived, "bytes"),
             reconnects=come.get(arrived, "reconnects"),
+            silence_s=self._silence_s(),
             batches=work.get(worked, "batches"),
             batch_events=worked[work.layout.span("batch_events")].tolist(),
             model_errors=work.get(worked, "model_errors"),
             swaps=work.get(worked, "swaps"),
+            steerings=work.get(worked, "steerings"),
+            answered=work.get(worked, "events"),
             busy_s=work.get(worked, "busy_ns") * 1e-9,
-            slots_in_use=int(np.count_nonzero(self.shared.ring.state != FREE)),
-            slots=self.shared.ring.layout.slots,
-            restarts={name: child.restarts for name, child in self.children.items()},
-            up={name: child.up for name, child in self.children.items()},
-            bundles=[(ref.name, ref.sha256) for ref in current_version(self.spec)[1].bundles],
+            deadline_s=self.spec.settings.deadline_s,
+            slots_in_use=int(np.count_nonzero(ring.state != FREE)),
+            slots=ring.layout.slots,
+            slot_bytes=ring.layout.size_bytes // ring.layout.slots,
+            stages=self._stages(),
+            storing=self.spec.config.output.store and now.store,
+            bundles=[(ref.name, ref.sha256) for ref in now.bundles],
+            run=_run_facts(self.spec.config),
         )
+
+    def _silence_s(self) -> float:
+        """Since the newest block of events began to come, or since the start of ingest."""
+        newest_s = max(int(self.shared.ring.received_ns.max()) * 1e-9, self.children["ingest"].started_s)
+        return max(0.0, time.monotonic() - newest_s) if newest_s else 0.0
+
+    def _stages(self) -> dict[str, StageState]:
+        now_s, now_at_s = time.monotonic(), time.time()
+        used = self.usage.read({name: child.pid for name, child in self.children.items()})
+        return {
+            name: StageState(
+                up=child.up,
+                restarts=child.restarts,
+                started_at_s=now_at_s - (now_s - child.started_s) if child.started_s else 0.0,
+                progress_age_s=_age_s(child, now_s),
+                **asdict(used[name]),
+            )
+            for name, child in self.children.items()
+        }
+
+
+def _age_s(child: Child, now_s: float) -> float:
+    """Since the last sign of work, or since the start; 0 before it."""
+    last_s = max(child.page.progress_ns * 1e-9, child.started_s)
+    return max(0.0, now_s - last_s) if last_s else 0.0
+
+
+def _run_facts(config: RunConfig) -> RunFacts:
+    output = config.output
+    return RunFacts(
+        run=config.run,
+        proposal=config.proposal,
+        version=streamer.__version__,
+        python=sys.version.split()[0],
+        disk_free_bytes=disk_free_bytes(output.directory) if output.store else None,
+        disk_reserve_bytes=output.reserve_bytes,
+    )
 
 
 def resolve(config: RunConfig, stream: StreamConfig, fd: int, folder: Path) -> StageSpec:

@@ -1,10 +1,14 @@
 """The exported metrics: there from the start, named as declared, equal to the counts."""
 
 import math
+import os
 import socket
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,7 +28,14 @@ from streamer.ledger import (
     read_stream,
     sink_layout,
 )
-from streamer.metrics import Snapshot, StreamCollector, cumulate, names, serve
+from streamer.metrics import RunFacts, Snapshot, StageState, StreamCollector, cumulate, names, serve
+from streamer.usage import UsageReader, disk_free_bytes, usage
+
+STAGE = StageState(False, 0, 0.0, 0.0, 0.0, 0, 0)
+RUN = RunFacts(run=7, proposal=1234, version="0.1", python="3.11.2", disk_free_bytes=0, disk_reserve_bytes=0)
+# Series that are no zero in a stream that has received nothing.
+NOT_ZERO = ("_slots", "_info", "_up", "_limit_bytes")
+ROOT = Path(__file__).parents[1]
 
 
 def fresh() -> Snapshot:
@@ -38,13 +49,19 @@ def fresh() -> Snapshot:
         batch_events=[0] * (len(BATCH_EDGES) + 1),
         model_errors=0,
         swaps=0,
+        steerings=0,
+        answered=0,
         busy_s=0.0,
         reconnects=0,
+        silence_s=0.0,
+        deadline_s=0.0,
         slots_in_use=0,
         slots=8,
-        restarts={"ingest": 0, "sink": 0},
-        up={"ingest": True, "sink": False},
+        slot_bytes=100,
+        stages={"ingest": replace(STAGE, up=True), "sink": STAGE},
+        storing=False,
         bundles=[("cnn", "ab" * 32)],
+        run=RUN,
     )
 
 
@@ -62,9 +79,7 @@ def value(families: Mapping[str, Metric], sample: str, **labels: str) -> float:
 
 def test_every_series_exists_at_zero_before_the_first_event() -> None:
     families = scrape({"s": fresh()})
-    zero = [
-        s for f in families.values() for s in f.samples if not s.name.endswith(("_slots", "_info", "_up"))
-    ]
+    zero = [s for f in families.values() for s in f.samples if not s.name.endswith(NOT_ZERO)]
     assert zero
     assert {s.value for s in zero} == {0.0}
     for name, reasons in (
@@ -99,7 +114,8 @@ def test_counts_come_out_under_their_names() -> None:
         missing_upstream=4,
         rejected={"bad_header": 1},
     )
-    snapshot = replace(fresh(), ledger=ledger, busy_s=1.5, restarts={"sink": 2}, slots_in_use=3)
+    stages = {"ingest": replace(STAGE, up=True, progress_age_s=0.25), "sink": replace(STAGE, restarts=2)}
+    snapshot = replace(fresh(), ledger=ledger, busy_s=1.5, stages=stages, slots_in_use=3)
     families = scrape({"s": snapshot, "t": fresh()})
     assert value(families, "streamer_events_received_total", stream="s") == 100
     assert value(families, "streamer_events_received_total", stream="t") == 0
@@ -109,6 +125,12 @@ def test_counts_come_out_under_their_names() -> None:
     assert value(families, "streamer_stage_restarts_total", stream="s", stage="sink") == 2
     assert value(families, "streamer_stage_up", stream="s", stage="ingest") == 1
     assert value(families, "streamer_stage_up", stream="s", stage="sink") == 0
+    assert value(families, "streamer_progress_age_seconds", stream="s", stage="ingest") == 0.25
+    assert value(families, "streamer_ring_bytes_in_use", stream="s") == 300
+    assert value(families, "streamer_ring_limit_bytes", stream="s") == 800
+    assert value(families, "streamer_verdicts_total", stream="s", verdict="keep") == 30
+    assert value(families, "streamer_verdicts_total", stream="s", verdict="veto") == 60
+    assert value(families, "streamer_verdicts_total", stream="s", verdict="failopen") == 0
     assert value(families, "streamer_model_info", stream="s", bundle="cnn", sha256="ab" * 32) == 1
     assert value(families, "streamer_ledger_imbalance", stream="s") == 1, "9 messages, 7 + 1 outcomes"
 
@@ -118,6 +140,83 @@ def test_more_outcomes_than_events_is_an_imbalance() -> None:
     assert (
         value(scrape({"s": replace(fresh(), ledger=ledger)}), "streamer_ledger_imbalance", stream="s") == -2
     )
+
+
+def test_what_is_true_of_the_run_is_said_once() -> None:
+    run = replace(RUN, disk_free_bytes=5, disk_reserve_bytes=3)
+    families = scrape({"s": replace(fresh(), run=run), "t": replace(fresh(), run=run)})
+    assert value(families, "streamer_run_info", run="7", proposal="1234") == 1
+    assert value(families, "streamer_build_info", version="0.1", python="3.11.2") == 1
+    assert value(families, "streamer_disk_free_bytes") == 5
+    assert value(families, "streamer_disk_reserve_bytes") == 3
+
+
+def test_without_files_there_is_no_disk_to_be_full() -> None:
+    families = scrape({"s": replace(fresh(), run=replace(RUN, disk_free_bytes=None))})
+    assert not families["streamer_disk_free_bytes"].samples
+
+
+def test_streams_that_cannot_be_read_give_their_last_numbers() -> None:
+    answers = iter([{"s": replace(fresh(), batches=5)}])
+
+    def read() -> Mapping[str, Snapshot]:
+        for answer in answers:
+            return answer
+        raise FileNotFoundError("the run's folder is gone")
+
+    registry = CollectorRegistry()
+    registry.register(StreamCollector(read))
+    first, second = generate_latest(registry), generate_latest(registry)
+    assert b'streamer_batches_total{stream="s"} 5.0' in first
+    assert second == first
+
+
+def test_before_any_stream_is_known_a_scrape_is_empty_and_no_error() -> None:
+    assert not [s for family in scrape({}).values() for s in family.samples]
+
+
+def test_the_usage_of_a_process_is_what_the_kernel_says() -> None:
+    mine = usage(os.getpid())
+    assert mine is not None
+    assert 0 < mine.private_bytes <= mine.resident_bytes
+    assert abs(mine.cpu_s - sum(os.times()[:2])) < 1.0, "two readings, a moment apart"
+
+
+def test_a_process_that_has_ended_leaves_its_last_numbers() -> None:
+    reader = UsageReader()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        before = reader.read({"sink": child.pid, "ingest": 0})
+        assert child.stdin is not None
+        child.stdin.close()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie now: nobody has waited for it
+        assert reader.read({"sink": child.pid})["sink"] == before["sink"]
+    assert before["sink"].resident_bytes > 0
+    assert before["ingest"].cpu_s == 0.0
+    assert reader.read({"sink": child.pid})["sink"] == before["sink"]
+
+
+def test_free_space_of_a_folder_that_is_not_made_yet(tmp_path: Path) -> None:
+    here, later = disk_free_bytes(tmp_path), disk_free_bytes(tmp_path / "a" / "b")
+    assert here
+    assert later
+    assert abs(here - later) < 1 << 30, "the same disk, a moment later"
+
+
+def test_every_metric_is_in_the_table_of_the_manual() -> None:
+    """docs/metrics.md has one row per metric, with the text and the labels that are exported."""
+    families = scrape({"s": fresh()})
+    table = (ROOT / "docs" / "metrics.md").read_text()
+    rows = {}
+    for line in table.splitlines():
+        if line.startswith("| `streamer_"):
+            name, kind, labels, text = (cell.strip() for cell in line.strip("|").split("|"))
+            rows[name.strip("`")] = (kind, labels, text)
+    told = {}
+    for family in families.values():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = sorted({label for s in family.samples for label in s.labels} - {"le"})
+        told[name] = (family.type, ", ".join(f"`{label}`" for label in labels), family.documentation)
+    assert rows == told
 
 
 @given(st.lists(st.integers(0, 50), min_size=len(LATENCY_EDGES_S) + 1, max_size=len(LATENCY_EDGES_S) + 1))

@@ -57,7 +57,7 @@ def test_the_report_of_a_run_that_received_nothing_is_closed(tmp_path: Path) -> 
         assert report["streams"]["s"]["bundles"][0]["name"] == "tiny"
         assert set(report) == {"closed", "duration_s", "streams", "versions"}
         snapshot = pipeline.snapshots()["s"]
-        assert (snapshot.slots_in_use, snapshot.up["ingest"]) == (0, False)
+        assert (snapshot.slots_in_use, snapshot.stages["ingest"].up) == (0, False)
 
 
 def test_an_unknown_stream_has_no_control_address() -> None:
