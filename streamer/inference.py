@@ -321,6 +321,8 @@ class Inference:
         """Put the new bundles to work, or say why not."""
         if swap.loaded is None:
             self.stage.log.error("swap refused: %s", swap.error)
+            self.page.values[self.at["swaps_refused"]] += 1
+            self.page.commit()
             return {"ok": False, "error": swap.error}
         self._serve(swap.loaded, "swaps")
         self.stage.log.info("swapped: now %s", [ref.name for ref in self.loaded.refs])

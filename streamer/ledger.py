@@ -176,6 +176,7 @@ def inference_layout() -> PageLayout:
             "events",
             "model_errors",
             "swaps",
+            "swaps_refused",
             "steerings",
             "busy_ns",
             "latency",

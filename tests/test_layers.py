@@ -21,7 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "wire express assemble align attach ring batching rules thresholds routing results columns sockets "
         "tokens slots zmtp receiver config",
         "store publish networks engines cuda runner client tables facility",
-        "plan versions steering bundles archive finished",
+        "plan versions steering bundles archive finished usage",
         "stage check control watch watch_view watch_state status_numbers status_view",
         "dashboard",
         "filling",
