@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamer import check as checking
-from streamer import control, foreground, log, steering, watch
+from streamer import control, foreground, log, status_view, steering, watch
 from streamer import demo as demonstration
 from streamer.config import load, numbered, runtime_folder
 from streamer.errors import ConfigError, StreamerError
@@ -131,8 +131,15 @@ def replay_files(context: typer.Context) -> None:
 
 
 @app.command()
-def status(socket: Control = "") -> None:
-    """The ledger and the stages of the running pipeline, as JSON."""
+def status(
+    socket: Control = "",
+    once: Annotated[bool, typer.Option("--once", help="Print it and end, on a terminal as well.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """The ledger, rates and stages of the running pipeline: live on a terminal, once into a pipe."""
+    if not as_json:
+        status_view.show(_control(socket), console, once)
+        return
     answer = control.request(_control(socket), {"command": "status"})
     console.print_json(json.dumps(answer["report"]))
 
@@ -187,7 +194,7 @@ def watch_results(
     duration: Annotated[float | None, typer.Option(help="Seconds to watch.")] = None,
     stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
 ) -> None:
-    """Show results live in the terminal."""
+    """Show results live: a page on a terminal, a line per stream and second into a pipe."""
     watch.watch(endpoint, duration, stream=stream)
 
 

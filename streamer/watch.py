@@ -114,7 +114,7 @@ def _routes(stream: StreamState) -> str:
 
 
 def _tables(stream: StreamState, now_s: float, size: tuple[int, int]) -> list[Text]:
-    """Classes of the last seconds at the left, the newest events at the right: size[1] lines below a heading."""
+    """Classes of the last seconds left, the newest events right: size[1] lines below a heading."""
     width, rows = size
     classes = _classes(stream.class_shares(now_s)[:rows])
     newest = _newest(list(stream.newest)[-rows:], width >= WIDE)
