@@ -26,8 +26,7 @@ from streamer.dashboard.gallery import Gallery, Shot, Value
 from streamer.dashboard.labels import Labeller, novelties
 from streamer.dashboard.thumbnail import thumbnail
 from streamer.errors import ConfigError
-from streamer.plan import StageSpec, attached_names, columns_of, layouts
-from streamer.plan import routes as configured
+from streamer.plan import StageSpec, attached_names, columns_of, layouts, route_names
 from streamer.ring import DONE, FREE, Ring
 from streamer.routing import REASON_VETO, REASONS
 
@@ -69,7 +68,7 @@ class Looks:
 
     def __init__(self, spec: StageSpec, seed: int | None = None) -> None:
         self._columns, self._attached = columns_of(spec), attached_names(spec)
-        self._routes = tuple(route.name for route in configured(spec.settings))
+        self._routes = tuple(route_names(spec.settings))
         layout = layouts(spec.settings, spec.columns)
         whole = _map(spec.fd, layout.size_bytes)
         self.ring = Ring(memory.carve(whole, layout.sizes_bytes)[4], layout.ring)
