@@ -18,6 +18,8 @@ PER_LABEL: Final = 64  # more than a screen holds
 MAX_LABELS: Final = 128
 NOVEL_WINDOW_S: Final = 300.0  # an outlier of an hour ago must not hide the one of now
 
+UNLABELLED: Final = ""
+
 Value = float | int | tuple[float, ...] | tuple[int, ...]
 
 
@@ -79,7 +81,9 @@ class Gallery:
             del self._novel[self.each :]
 
     def _place(self, label: str) -> deque[Shot]:
-        if label not in self._by_label and len(self._by_label) < MAX_LABELS:
+        """Of a label that nobody announced only where there are no classes, or for what has no answer."""
+        allowed = len(self._by_label) < MAX_LABELS and (not self._known or label == UNLABELLED)
+        if label not in self._by_label and allowed:
             self._by_label[label] = deque()
         return self._by_label.get(label, self._others)
 
@@ -106,7 +110,7 @@ class Gallery:
     @property
     def each(self) -> int:
         """How many are kept of each class, of the novel and of the others."""
-        places = (len(self._known) or MAX_LABELS) + 2
+        places = (len(self._known) or MAX_LABELS) + 3  # those without an answer, the others, the novel
         return max(1, min(PER_LABEL, MAX_BYTES // (places * self._largest_bytes)))
 
     def is_novel(self, novelty: float) -> bool:

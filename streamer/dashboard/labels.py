@@ -1,16 +1,13 @@
 """What an event is called on the page, and how novel it is. No verdicts: they are the router's."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from streamer.columns import NO_INTEGER
-from streamer.dashboard.gallery import Shot
+from streamer.dashboard.gallery import UNLABELLED, Shot
 from streamer.rules import Table
-
-UNLABELLED: Final = ""
 
 
 class Labeller:

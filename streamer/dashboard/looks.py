@@ -157,16 +157,16 @@ class Looks:
         self, labels: Sequence[str], novelty: npt.NDArray[np.float64] | None, gallery: Gallery, now_s: float
     ) -> Iterator[tuple[int, bool]]:
         """(index, whether it goes to its class)."""
-        if novelty is not None:
-            for index in np.argsort(-np.nan_to_num(novelty, nan=-np.inf))[:NOVEL_A_LOOK].tolist():
-                if gallery.is_novel(float(novelty[index])):
-                    yield index, self._class_is_due(labels[index], now_s)
         newest: dict[str, int] = {}
         for index, label in enumerate(labels):  # blocks are newest first, and so is their first event nearly
             newest.setdefault(label, index)
-        for label, index in newest.items():
-            if self._class_is_due(label, now_s):
-                yield index, True
+        due = {index for label, index in newest.items() if self._class_is_due(label, now_s)}
+        if novelty is not None:
+            for index in np.argsort(-np.nan_to_num(novelty, nan=-np.inf))[:NOVEL_A_LOOK].tolist():
+                if gallery.is_novel(float(novelty[index])):
+                    yield index, index in due
+        for index in due:
+            yield index, True
         for index in self._random.integers(0, len(labels), RANDOM_A_LOOK).tolist():
             yield index, False
 

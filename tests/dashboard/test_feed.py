@@ -16,6 +16,7 @@ import zmq
 from core_support import POINTS, Line, config_text, drain, line, make_bundle, message, take, until
 
 from streamer.control import ControlServer
+from streamer.dashboard import feed as feed_module
 from streamer.dashboard.feed import Feed
 from streamer.errors import ConfigError
 
@@ -119,7 +120,8 @@ def test_the_page_cannot_write_into_the_stream(tmp_path: Path) -> None:
             assert feed.streams["s"].link().pictures == ""
 
 
-def test_without_memory_and_control_the_rest_goes_on(tmp_path: Path) -> None:
+def test_without_memory_and_control_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "ANSWER_S", 0.2)
     bundle = make_bundle(tmp_path / "tiny")
     with line(tmp_path, config_text([bundle], ROUTES)) as stream:
         write_settings(tmp_path, stream)
