@@ -13,8 +13,17 @@ from typing import Any, ClassVar
 import pytest
 import zmq
 
+from streamer import sockets
+
 # In the environment of every process that a test starts, and so of every process that those start.
 MARK = "STREAMER_TEST_MARK"
+
+
+def pytest_configure() -> None:
+    """Tests that run at once take ports of different shares: a free port is bound only after it is given."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    sockets.FREE_PORTS = sockets.FREE_PORTS[number::workers]  # type: ignore[misc]  # Final elsewhere
 
 
 @pytest.fixture
