@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Context: TypeAlias = zmq.Context[zmq.Socket[bytes]]
 
 HWM_BLOCKS: Final = 1000  # what waits in this process for a slow reader: some MB; beyond, blocks are missed
+MAX_SKIPPED: Final = 10 * HWM_BLOCKS  # a sender that is faster than this skips must not hold the reader
 MAX_PART_BYTES: Final = 64 << 20  # a column of 2**20 events with 16 float32 each
 MAX_PUBLISHERS: Final = 1024  # remembered for missed blocks: invented names must not fill the memory
 TIMEOUT_S: Final = 10.0  # a hundred trains of the European XFEL
@@ -100,6 +101,17 @@ class Client:
                 raise TimeoutError(self._silence(limit_s))
             if (block := self._take()) is not None:
                 return block
+
+    def skip_waiting(self) -> int:
+        """Forget the blocks that wait here unread, so that the next one is of now; how many they were.
+
+        Some hundred wait while nobody reads, and then they are old. They do not count as missed.
+        """
+        skipped = 0
+        while skipped < MAX_SKIPPED and self.socket.poll(0):
+            self._take()
+            skipped += 1
+        return skipped
 
     def _take(self) -> Block | None:
         """The next message, decoded; None if it is bad or of another stream."""

@@ -221,6 +221,21 @@ def test_to_arrays_collects_exactly_so_many_events(context):
     assert list(arrays) == ["train_id", "pulse_id", "p"]
 
 
+def test_what_waited_can_be_skipped(context):
+    with joined(context) as (socket, endpoint, wait_for), Client(endpoint, context=context) as client:
+        wait_for(b"results.")
+        assert client.skip_waiting() == 0
+        for sequence in range(6):
+            socket.send_multipart(numbered(sequence))
+        assert client.receive(PATIENCE_S).header.sequence == 0
+        skipped = 0
+        while skipped < 5:
+            skipped += client.skip_waiting()
+        socket.send_multipart(numbered(6))
+        assert client.receive(PATIENCE_S).header.sequence == 6
+    assert client.missed_blocks == 0
+
+
 def test_to_arrays_of_nothing(context):
     with Client("tcp://127.0.0.1:9", context=context) as client:
         assert client.to_arrays(0) == {}
