@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import zmq
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streamer import control
-from streamer.config import Strict
 from streamer.dashboard.arrivals import Arrivals
 from streamer.dashboard.labels import Labeller
 from streamer.dashboard.looks import Looks
@@ -37,11 +36,13 @@ ANSWER_S: Final = 3.0
 STEER_S: Final = 5.0
 
 
-Model = TypeVar("Model", bound=Strict)
+Model = TypeVar("Model", bound=BaseModel)
 
 
-class Settings(Strict):
-    """`dashboard.json` of the run's folder."""
+class Settings(BaseModel):
+    """`dashboard.json` of the run's folder. What it says besides is for others."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     token: str = Field(repr=False)
     """Whoever has it may steer."""
@@ -49,7 +50,11 @@ class Settings(Strict):
     """ipc address of the control socket."""
     address: str
     port: int
+    origins: tuple[str, ...] = ()
+    """`host:port` under which the page is opened besides its own address."""
     streams: tuple[str, ...]
+    fd: int = -1
+    """Memory in which the page's process says that it lives (`ledger.dashboard_layout`); -1: none."""
     metrics_port: int | None = None
     """None: none are served."""
 
@@ -165,10 +170,15 @@ def _read(path: Path, kind: type[Model]) -> Model:
     """A file of the run's folder. Raises ConfigError."""
     try:
         return kind.model_validate_json(path.read_text())
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} cannot be read as {kind.__name__}: {error}; the run writes it, start the page by the run"
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, str(error)) from error
+    except ValidationError as error:  # its own text shows what it read, the token too
+        places = [".".join(map(str, problem["loc"])) + ": " + problem["msg"] for problem in error.errors()]
+        raise _unreadable(path, "; ".join(places[:10])) from None
+
+
+def _unreadable(path: Path, problem: str) -> ConfigError:
+    return ConfigError(f"{path} cannot be read: {problem}; the run writes it, so start the page by the run")
 
 
 def _source(state: StreamState, context: "zmq.Context[zmq.Socket[bytes]]") -> _Source:

@@ -209,3 +209,10 @@ def strange() -> list[bytes]:
 def test_a_folder_that_is_not_of_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dashboard\.json cannot be read"):
         Feed(tmp_path)
+
+
+def test_a_mistake_in_the_folder_does_not_show_the_token(tmp_path: Path) -> None:
+    (tmp_path / "dashboard.json").write_text('{"token": "secret", "control": "ipc:///x", "more": 1}')
+    with pytest.raises(ConfigError, match="streams: Field required") as caught:
+        Feed(tmp_path)
+    assert "secret" not in str(caught.value)
