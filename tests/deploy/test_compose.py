@@ -13,6 +13,9 @@ import yaml
 
 from streamer import config
 from streamer.cli import app
+from streamer.control import SWAP_S
+from streamer.pipeline import STAGES
+from streamer.supervisor import START_S
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -113,6 +116,9 @@ def test_the_kubernetes_example_agrees() -> None:
     assert pod["securityContext"]["runAsUser"] == 10001
     assert container["args"][0] in COMMANDS
     assert container["image"] == OURS
+    live, start = container["livenessProbe"], container["startupProbe"]
+    assert live["periodSeconds"] * live["failureThreshold"] > SWAP_S, "a swap is no illness"
+    assert start["periodSeconds"] * start["failureThreshold"] > len(STAGES) * START_S
     declared = {volume["name"] for volume in pod["volumes"]}
     declared |= {claim["metadata"]["name"] for claim in example["spec"]["volumeClaimTemplates"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == declared

@@ -1,8 +1,10 @@
 """The container file: what it copies exists, what it starts is a command, its ports are the defaults."""
 
+import importlib.util
 import json
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -12,6 +14,9 @@ import typer.main
 
 from streamer.cli import app
 from streamer.config import DashboardConfig, MetricsConfig, parse
+from streamer.control import SWAP_S
+from streamer.pipeline import STAGES
+from streamer.supervisor import START_S
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy/Containerfile"
@@ -87,10 +92,18 @@ def test_the_entry_point_the_command_and_the_health_check_are_commands_of_ours()
     [entry], [command], [health] = of("ENTRYPOINT"), of("CMD"), of("HEALTHCHECK")
     words = [*json.loads(entry), *json.loads(command)]
     assert words[0] in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert json.loads(health.partition("CMD")[2]) == ["streamer", "status"]
-    for name, *arguments in (words[1:], ["status"]):
+    asked = json.loads(health.partition("CMD")[2])
+    assert asked[0] == words[0]
+    for name, *arguments in (words[1:], asked[1:]):
         options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
         assert {word for word in arguments if word.startswith("--")} <= options, name
+
+
+def test_a_swap_is_no_illness() -> None:
+    [health] = of("HEALTHCHECK")
+    said = {name: int(value) for name, value in re.findall(r"--([a-z-]+)=(\d+)s?", health)}
+    assert said["interval"] * said["retries"] > SWAP_S
+    assert said["start-period"] > len(STAGES) * START_S
 
 
 def test_the_ports_are_the_defaults_of_the_configuration() -> None:
@@ -102,6 +115,16 @@ def test_the_ports_are_the_defaults_of_the_configuration() -> None:
     }
     [exposed] = of("EXPOSE")
     assert set(map(int, exposed.split())) == ports | {MetricsConfig().port, DashboardConfig().port}
+
+
+def test_nothing_is_left_that_reports_to_somebody() -> None:
+    """OpenVINO's telemetry looks a host up when it is imported; OpenVINO runs without it."""
+    code = "import sys; sys.modules['openvino_telemetry'] = None; import openvino"
+    removed = [rest for rest in of("RUN") if "pip uninstall" in rest]
+    assert any("openvino-telemetry" in rest for rest in removed)
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
+    assert subprocess.run([sys.executable, "-c", code], timeout=50).returncode == 0
 
 
 def test_it_runs_as_nobody_special_and_drains_when_stopped() -> None:
