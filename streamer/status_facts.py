@@ -80,15 +80,15 @@ def _times(recent: Recent) -> Row:
 
 
 def _ledger(stream: Report) -> Iterator[Row]:
-    parts = [(total(stream["kept"]), "kept"), (total(stream["failopen"]), "fail-open")]
-    parts += [
-        (stream["vetoed"], "vetoed"),
-        (total(stream["shed"]), "shed"),
-        (stream["in_flight"], "in flight"),
+    """Terms that are 0 are left out, so that the line is one; kept and vetoed always stand there."""
+    terms = [("kept", total(stream["kept"])), ("fail-open", total(stream["failopen"]))]
+    terms += [
+        ("vetoed", stream["vetoed"]),
+        ("shed", total(stream["shed"])),
+        ("in flight", stream["in_flight"]),
     ]
-    yield Row(
-        "ledger", f"{count(stream['received'])} received = " + " + ".join(f"{count(n)} {w}" for n, w in parts)
-    )
+    told = [f"{count(number)} {word}" for word, number in terms if number or word in ("kept", "vetoed")]
+    yield Row("ledger", f"{count(stream['received'])} received = " + " + ".join(told))
     if off := imbalance(stream):
         yield Row(
             "IMBALANCE", f"of {count(off)}: the ledger DOES NOT ADD UP; keep the logs, it is our fault", True
@@ -125,15 +125,11 @@ def _going_on(name: str, words: str, lately: int, recent: Recent) -> Row:
 
 
 def _storing(stream: Report, steering: Mapping[str, Any]) -> Iterator[Row]:
-    lost = (
-        f"; {plural(stream['not_stored'], 'kept event')} not written so far"
-        if stream.get("not_stored")
-        else ""
-    )
+    lost = stream.get("not_stored", 0)
     if steering.get("store") is False:
-        yield Row("STORING", f"IS OFF: kept events are NOT written{lost}", alarm=True)
+        yield Row("STORING", f"IS OFF: kept events are NOT written, {count(lost)} until now", alarm=True)
     elif "store" in steering:
-        yield Row("storing", f"on{lost}")
+        yield Row("storing", "on" + (f"; it was off for {plural(lost, 'kept event')}" if lost else ""))
 
 
 def route_lines(name: str, report: Report) -> list[str]:

@@ -7,7 +7,7 @@ and a page that has no room for everything keeps that.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ GAP_S: Final = 1.0  # between the two answers of a single look: ten trains of th
 ASK_S: Final = 5.0  # for an answer: a pipeline at work answers in milliseconds
 LIVE_ASK_S: Final = 2.0  # while the page is live: it asks again
 ACTIONS: Final = 5  # newest ones of the steering journal
+BRIEF: Final = ("rate", "latency", "ledger")  # of a stream that is well, where there is little room
 ALARM: Final = "bold red"  # beside words in capitals, never alone
 Entries = Sequence[Mapping[str, Any]]
 
@@ -55,14 +56,19 @@ class State:
 
 
 def render(state: State, now_s: float, size: tuple[int, int] | None = None) -> RenderableType:
-    """Everything; a page that is lower than that (`size`: columns, lines) keeps what needs attention."""
+    """Everything; a page that is lower than that (`size`: columns, lines) leaves out what is well."""
     head = [Text(line, style) for line, style in _head(state, now_s)]
     if state.report is None:
         return Group(*head)
-    full = Group(*head, *_full(state.report, state.history), *_actions(state.entries))
-    if size is None or _height(full, size[0]) < size[1]:
-        return full
-    return Group(*head, *_short(state.report, state.history), *_actions(state.entries))
+
+    def page(body: Iterable[RenderableType]) -> Group:
+        return Group(*head, *body, *_actions(state.entries))
+
+    full, brief = (page(_full(state.report, state.history, only)) for only in (None, BRIEF))
+    for found in (full, brief):
+        if size is None or _height(found, size[0]) < size[1]:
+            return found
+    return page(_short(state.report, state.history))
 
 
 def _height(page: RenderableType, width: int) -> int:
@@ -92,10 +98,12 @@ def _head(state: State, now_s: float) -> Iterator[tuple[str, str]]:
     yield "   ".join(parts) + f"   as of {told}", "bold" if state.silent_since_s is None else ""
 
 
-def _full(report: Report, history: History) -> Iterator[RenderableType]:
+def _full(report: Report, history: History, only: Sequence[str] | None) -> Iterator[RenderableType]:
+    """Every stream with its facts and routes; `only` those of these names, and what needs attention."""
     for name in report["streams"]:
         yield Text(clean(name), "bold underline")
         rows = list(stream_rows(name, report, history.recent(name)))
+        rows = [row for row in rows if only is None or row.alarm or row.name in only]
         routes = route_lines(name, report)
         rows += [Row("routes" if index == 0 else "", line) for index, line in enumerate(routes)]
         yield _grid(rows)

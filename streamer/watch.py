@@ -117,7 +117,7 @@ def _tables(stream: StreamState, now_s: float, size: tuple[int, int]) -> list[Te
     """Classes of the last seconds left, the newest events right: size[1] lines below a heading."""
     width, rows = size
     classes = _classes(stream.class_shares(now_s)[:rows])
-    newest = _newest(list(stream.newest)[-rows:], width >= WIDE)
+    newest = _newest(list(stream.newest)[-rows:], max(map(len, [*stream.routes, "veto"])), width >= WIDE)
     pairs = list(zip_longest(classes, newest, fillvalue=""))
     both = aligned(pairs) if classes else newest
     return [_line("  " + line, "underline" if index == 0 else "") for index, line in enumerate(both)]
@@ -130,9 +130,9 @@ def _classes(classes: Sequence[ClassShare]) -> list[str]:
     return aligned([("class", "share", "mean p "), *cells], right=(1, 2))
 
 
-def _newest(events: Sequence[NewEvent], latents: bool) -> list[str]:
-    """The newest first."""
-    rows = [("train", "pulse", "verdict", "latents", "surest labels")]
+def _newest(events: Sequence[NewEvent], verdict_width: int, latents: bool) -> list[str]:
+    """The newest first. `verdict_width` at least: a column that comes and goes cannot be read."""
+    rows = [("train", "pulse", "verdict".ljust(min(verdict_width, NAME_WIDTH)), "latents", "surest labels")]
     for e in reversed(events):
         rows.append((e.train, e.pulse, clean(e.verdict, NAME_WIDTH), clean(e.latents), clean(e.labels)))
     chosen = rows if latents else [(*row[:3], row[4]) for row in rows]
