@@ -15,8 +15,8 @@ from streamer.plan import StageSpec
 from streamer.results import Block
 from streamer.routing import REASONS
 
-# Of a turn: some 10 ms of decoding. More waits in the socket; what finds no room there is missed.
-MESSAGES_A_TURN: Final = 100
+# Of a turn: some 25 ms of decoding, ten times what the sink sends. More waits in the socket, then is missed.
+MESSAGES_A_TURN: Final = 250
 EVENTS_A_TURN: Final = 65536
 
 
