@@ -12,6 +12,10 @@ import pytest
 import torch
 import zmq
 
+from benchmarks import __main__ as everything
+from benchmarks import floors
+from benchmarks.__main__ import ROWS
+from benchmarks.events import NULL_LOADS
 from benchmarks.helper import ROOT, BenchmarkError, Helper, cpu_s, wait_until
 from benchmarks.models import HEADLINES
 from benchmarks.receivers import FRAMES_PART
@@ -27,27 +31,48 @@ def _benchmarks(module: str, *arguments: str) -> subprocess.CompletedProcess[str
     return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
 
 
+# What each part must print; a test of its own each, for all together take minutes on a busy machine.
+PRINTED = {
+    "floors": {"floor: messages of 2.56 kB", "floor: messages of 8 MiB"},
+    "ingest": {"ingest 33 kB", "ingest 67 MB"},
+    "events": {"CPU beyond the model"},
+    "null": {f"no model, {NULL_LOADS[0].name}", f"no model, {NULL_LOADS[-1].name}"},
+    "latency": {"latency, 120 Hz x 1", "latency, 10 Hz x 64"},
+}
+CONTENDERS = {"events": {"whole pipeline"}, "null": {"whole pipeline", "and stored", "generated in memory"}}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.usefixtures("leaks")
-def test_a_quick_run_prints_every_row_and_writes_the_file(folder: Path) -> None:
-    done = _benchmarks("benchmarks", "--quick", "--output", str(folder))
+@pytest.mark.parametrize("part", ROWS)
+def test_a_quick_run_prints_every_row_and_writes_the_file(folder: Path, part: str) -> None:
+    done = _benchmarks("benchmarks", "--quick", "--only", part, "--output", str(folder))
     assert done.returncode == 0, done.stderr
     (written,) = folder.glob("*.json")
     found = json.loads(written.read_text())
     rows = {line["row"] for line in found["lines"]}
-    assert {"ingest 33 kB", "ingest 67 MB"} <= rows
-    assert {"CPU beyond the model", "latency, 120 Hz x 1", "latency, 10 Hz x 64"} <= rows
-    assert {"floor: messages of 2.56 kB", "floor: messages of 8 MiB"} <= rows
-    assert sum(row.startswith("no model") for row in rows) == 2
-    assert {"whole pipeline", "and stored", "generated in memory"} <= {
-        line["contender"] for line in found["lines"]
-    }
+    assert PRINTED[part] <= rows
+    assert sum(row.startswith("no model") for row in rows) == (2 if part == "null" else 0)
+    assert CONTENDERS.get(part, set()) <= {line["contender"] for line in found["lines"]}
     assert all(row in done.stdout for row in rows)
     assert found["hardware"]["cores"] == len(os.sched_getaffinity(0))
     assert {"date", "commit", "versions", "options"} <= set(found)
     rates = [line["measured"]["low"] for line in found["lines"] if line["unit"] != "us/event"]
     assert min(rates) > 0
+
+
+def test_every_part_runs_if_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two short ones of the real ones stand for all."""
+    monkeypatch.setattr(everything, "ROWS", {"copies": floors.copies, "hand-overs": floors.hand_overs})
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--quick"])
+    assert everything.main() == 0
+    printed = capsys.readouterr()
+    assert "floor: numpy copy" in printed.out
+    assert "floor: ring in shared memory" in printed.out
+    assert [line.partition(":")[0] for line in printed.err.splitlines()] == ["copies", "hand-overs"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device to measure")
