@@ -10,19 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from board_panels import (
-    ACCOUNTING,
-    BLUE,
-    DEVICE,
-    GREEN,
-    LATENCY,
-    OPERATOR,
-    ORANGE,
-    PURPLE,
-    RED,
-    SKY,
-    Panel,
-)
+from board_form import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, Panel
+from board_panels import ACCOUNTING, DEVICE, LATENCY, OPERATOR
 
 DATASOURCE: Final = {"type": "prometheus", "uid": "streamer-prometheus"}
 # Grafana's grid is 24 columns wide.
