@@ -1,0 +1,94 @@
+"""Latency to the verdict and batch sizes, of the last minute.
+
+Owns two plots of bars over the buckets that the ledger's pages count in.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from bokeh.models import ColumnDataSource, FixedTicker, NumeralTickFormatter
+from bokeh.models.annotations import Span
+
+from streamer.dashboard import theme
+from streamer.dashboard.board import View
+from streamer.dashboard.numbers import seconds
+from streamer.dashboard.plots import empty
+from streamer.ledger import BATCH_EDGES
+
+_TICKS_S: Final = tuple(base * 10.0**power for power in range(-5, 2) for base in (1, 2, 5))
+
+
+class Latency:
+    """Events by the time from their reception to their verdict, logarithmic."""
+
+    def __init__(self, view: View) -> None:
+        self._source = ColumnDataSource({"left": [], "right": [], "top": []})
+        self.figure = empty(x_axis_type="log")
+        self.figure.quad(
+            left="left",
+            right="right",
+            bottom=0,
+            top="top",
+            source=self._source,
+            fill_color=theme.BLUE,
+            line_color=theme.SKY,
+        )
+        self._median = Span(dimension="height", line_color=theme.VERMILLION, line_width=3, visible=False)
+        self._p99 = Span(
+            dimension="height", line_color=theme.VERMILLION, line_width=3, line_dash="dashed", visible=False
+        )
+        self.figure.add_layout(self._median)
+        self.figure.add_layout(self._p99)
+        self.figure.xaxis.ticker = FixedTicker(ticks=list(_TICKS_S))
+        self.figure.xaxis.major_label_overrides = {tick: seconds(tick) for tick in _TICKS_S}
+        self.figure.yaxis.formatter = NumeralTickFormatter(format="0.[0]a")
+        self.figure.y_range.start = 0
+        self.update(view)
+
+    def update(self, view: View) -> None:
+        counted = view.latency
+        if counted is None:
+            return
+        edges = np.concatenate([[counted.edges[0] / 2], counted.edges, [counted.edges[-1] * 2]])
+        self._source.data = _bars(edges, counted.counts)
+        for span, q in ((self._median, 0.5), (self._p99, 0.99)):
+            at = counted.quantile(q)
+            span.update(visible=at is not None, location=at or 1.0)
+
+
+class Batches:
+    """Batches by their number of events: powers of two."""
+
+    def __init__(self, view: View) -> None:
+        self._source = ColumnDataSource({"left": [], "right": [], "top": []})
+        self.figure = empty()
+        self.figure.quad(
+            left="left",
+            right="right",
+            bottom=0,
+            top="top",
+            source=self._source,
+            fill_color=theme.GREEN,
+            line_color=theme.SKY,
+        )
+        names = [f"{edge:,}" for edge in BATCH_EDGES]
+        self.figure.xaxis.ticker = FixedTicker(ticks=list(range(len(names) + 1)))
+        self.figure.xaxis.major_label_overrides = {**dict(enumerate(names)), len(names): "more"}
+        self.figure.yaxis.formatter = NumeralTickFormatter(format="0.[0]a")
+        self.figure.y_range.start = 0
+        self.update(view)
+
+    def update(self, view: View) -> None:
+        counted = view.batches
+        if counted is None:
+            return
+        stands = np.flatnonzero(counted.counts)
+        places = stands.astype(float)
+        self._source.data = {"left": places - 0.45, "right": places + 0.45, "top": counted.counts[stands]}
+
+
+def _bars(edges: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Only the bars that stand, so that the axis shows where they are."""
+    stands = counts > 0
+    return {"left": edges[:-1][stands], "right": edges[1:][stands], "top": counts[stands]}
