@@ -15,11 +15,12 @@ LONGEST: Final = 160  # of one text from a person: two lines of a common termina
 
 
 class Row(NamedTuple):
-    """One fact: its name, its words, and whether somebody should do something."""
+    """One fact: its name and its words."""
 
     name: str
     words: str
-    alarm: bool = False
+    alarm: bool = False  # somebody should do something
+    first: bool = False  # shown where there is little room, as alarms are
 
 
 def stream_rows(name: str, report: Report, recent: Recent) -> Iterator[Row]:
@@ -28,7 +29,9 @@ def stream_rows(name: str, report: Report, recent: Recent) -> Iterator[Row]:
     steering = report.get("steering", {}).get(name, {})
     started = report["duration_s"] > 0
     yield _stages(report.get("stages", {}).get(name, {}), "DOWN" if started else "starting")
-    yield _flow(recent) if started else Row("rate", "none yet: waiting until every stage is ready")
+    yield (
+        _flow(recent) if started else Row("rate", "none yet: waiting until every stage is ready", first=True)
+    )
     yield _times(recent)
     yield from _ledger(stream)
     yield from _losses(stream, recent)
@@ -49,7 +52,8 @@ def _stages(stages: Mapping[str, Mapping[str, Any]], otherwise: str) -> Row:
     """`otherwise` is said of a stage that is not up."""
     down = any(not state["up"] for state in stages.values())
     words = [_stage(stage, state, otherwise) for stage, state in stages.items()]
-    return Row("stages", "   ".join(words), down and otherwise.isupper())
+    restarted = any(state["restarts"] for state in stages.values())
+    return Row("stages", "  ".join(words), down and otherwise.isupper(), restarted)
 
 
 def _stage(name: str, state: Mapping[str, Any], otherwise: str) -> str:
@@ -69,14 +73,14 @@ def _flow(recent: Recent) -> Row:
         return Row("rate", f"NOTHING CAME {span(recent)}: is the source sending?", alarm=True)
     rates = (recent.received_per_s, recent.kept_per_s, recent.vetoed_per_s)
     come, kept, vetoed = map(rate, rates)
-    return Row("rate", f"{come} events/s, {kept} kept, {vetoed} vetoed, {span(recent)}")
+    return Row("rate", f"{come} events/s, {kept} kept, {vetoed} vetoed, {span(recent)}", first=True)
 
 
 def _times(recent: Recent) -> Row:
     words = f"median {duration(recent.p50_s)}, 99 % within {duration(recent.p99_s)}"
     if recent.batch_events is not None:
         words += f"; batches of {recent.batch_events:.0f} (median)"
-    return Row("latency", words)
+    return Row("latency", words, first=True)
 
 
 def _ledger(stream: Report) -> Iterator[Row]:
@@ -88,7 +92,7 @@ def _ledger(stream: Report) -> Iterator[Row]:
         ("in flight", stream["in_flight"]),
     ]
     told = [f"{count(number)} {word}" for word, number in terms if number or word in ("kept", "vetoed")]
-    yield Row("ledger", f"{count(stream['received'])} received = " + " + ".join(told))
+    yield Row("ledger", f"{count(stream['received'])} received = " + " + ".join(told), first=True)
     if off := imbalance(stream):
         yield Row(
             "IMBALANCE", f"of {count(off)}: the ledger DOES NOT ADD UP; keep the logs, it is our fault", True

@@ -27,7 +27,6 @@ GAP_S: Final = 1.0  # between the two answers of a single look: ten trains of th
 ASK_S: Final = 5.0  # for an answer: a pipeline at work answers in milliseconds
 LIVE_ASK_S: Final = 2.0  # while the page is live: it asks again
 ACTIONS: Final = 5  # newest ones of the steering journal
-BRIEF: Final = ("rate", "latency", "ledger")  # of a stream that is well, where there is little room
 ALARM: Final = "bold red"  # beside words in capitals, never alone
 Entries = Sequence[Mapping[str, Any]]
 
@@ -64,7 +63,7 @@ def render(state: State, now_s: float, size: tuple[int, int] | None = None) -> R
     def page(body: Iterable[RenderableType]) -> Group:
         return Group(*head, *body, *_actions(state.entries))
 
-    full, brief = (page(_full(state.report, state.history, only)) for only in (None, BRIEF))
+    full, brief = (page(_full(state.report, state.history, brief)) for brief in (False, True))
     for found in (full, brief):
         if size is None or _height(found, size[0]) < size[1]:
             return found
@@ -98,12 +97,12 @@ def _head(state: State, now_s: float) -> Iterator[tuple[str, str]]:
     yield "   ".join(parts) + f"   as of {told}", "bold" if state.silent_since_s is None else ""
 
 
-def _full(report: Report, history: History, only: Sequence[str] | None) -> Iterator[RenderableType]:
-    """Every stream with its facts and routes; `only` those of these names, and what needs attention."""
+def _full(report: Report, history: History, brief: bool) -> Iterator[RenderableType]:
+    """Every stream with its facts and routes; `brief`: what comes first, and what needs attention."""
     for name in report["streams"]:
         yield Text(clean(name), "bold underline")
         rows = list(stream_rows(name, report, history.recent(name)))
-        rows = [row for row in rows if only is None or row.alarm or row.name in only]
+        rows = [row for row in rows if not brief or row.alarm or row.first]
         routes = route_lines(name, report)
         rows += [Row("routes" if index == 0 else "", line) for index, line in enumerate(routes)]
         yield _grid(rows)

@@ -263,11 +263,13 @@ def test_a_low_terminal_keeps_what_needs_attention(report: dict[str, Any], heigh
         for part in ("streams", "stages", "steering"):
             report[part][f"s{index}"] = copy.deepcopy(report[part]["s"])
     report["streams"]["s1"]["shed"] = {"disk_full": 5}
+    report["stages"]["s2"]["sink"]["restarts"] = 2
     text = shown(report, later(report, 1, received=5), height=height)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "data GONE: disk_full 5" in text
     assert ("pulse_id > 3" in text) == (height >= 36)
     assert ("slots in use" in text) == (height == 70)
+    assert ("sink up (pid 77, 2 restarts)" in flat(text)) == (height >= 36)
     assert "kept/s" in text or height >= 36
     assert len(text.splitlines()) < height or height == 10
 
