@@ -332,6 +332,7 @@ DEVICE = (
         "Bundles exchanged and rules turned, in each 5 minutes.",
         (
             (f"increase(streamer_model_swaps_total{S}[5m])", "{{stream}} swaps"),
+            (f"increase(streamer_model_swaps_refused_total{S}[5m])", "{{stream}} refused"),
             (f"increase(streamer_steerings_total{S}[5m])", "{{stream}} steerings"),
         ),
     ),

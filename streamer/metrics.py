@@ -63,6 +63,7 @@ class Snapshot:
     batch_events: Sequence[int]
     model_errors: int
     swaps: int
+    swaps_refused: int
     steerings: int
     answered: int
     """Events whose verdicts inference has sent."""
@@ -109,6 +110,10 @@ _PLAIN: Final[dict[str, tuple[str, Callable[[Snapshot], float]]]] = {
     "batches_total": ("Batches given to the device", lambda s: s.batches),
     "model_errors_total": ("Batches that failed on the device", lambda s: s.model_errors),
     "model_swaps_total": ("Bundles exchanged while running", lambda s: s.swaps),
+    "model_swaps_refused_total": (
+        "Bundles that could not be loaded while running; the old ones went on",
+        lambda s: s.swaps_refused,
+    ),
     "steerings_total": ("Changes of rules, names or storing while running", lambda s: s.steerings),
     "device_busy_seconds_total": ("Time from a batch's start to its results", lambda s: s.busy_s),
     "source_reconnects_total": ("Lost connections to the source", lambda s: s.reconnects),

@@ -88,6 +88,7 @@ class Stream:
             batch_events=worked[work.layout.span("batch_events")].tolist(),
             model_errors=work.get(worked, "model_errors"),
             swaps=work.get(worked, "swaps"),
+            swaps_refused=work.get(worked, "swaps_refused"),
             steerings=work.get(worked, "steerings"),
             answered=work.get(worked, "events"),
             busy_s=work.get(worked, "busy_ns") * 1e-9,

@@ -49,6 +49,7 @@ def fresh() -> Snapshot:
         batch_events=[0] * (len(BATCH_EDGES) + 1),
         model_errors=0,
         swaps=0,
+        swaps_refused=0,
         steerings=0,
         answered=0,
         busy_s=0.0,
