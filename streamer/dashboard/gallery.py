@@ -65,20 +65,28 @@ class Gallery:
 
     # --- written ------------------------------------------------------------------------------------
 
-    def add(self, shot: Shot, now_s: float, of_class: bool = True) -> None:
-        """Take one up; `of_class` False: only for who asks for its ids, and if it is novel."""
+    def add(self, shot: Shot, now_s: float, classes: Sequence[str] | None = None) -> None:
+        """Take one up, for these classes (None: its label's). Of none, it is for who asks for its ids."""
         with self._lock:
             self._largest_bytes = max(self._largest_bytes, shot.size_bytes)
-            place = self._place(shot.label) if of_class else self._others
-            place.append(shot)
-            if shot.novelty is not None:
-                self._novel.append((now_s, shot))
-                self._novel.sort(key=lambda entry: -(entry[1].novelty or 0.0))
+            for label in (shot.label,) if classes is None else classes:
+                self._append(self._place(label), shot)
+            if classes is not None and not classes:
+                self._append(self._others, shot)
             self._expire(now_s)
-            for shots in (place, self._others):
-                while len(shots) > self.each:
-                    shots.popleft()
-            del self._novel[self.each :]
+            if shot.novelty is not None:
+                self._add_novel(shot, now_s)
+
+    def _append(self, place: deque[Shot], shot: Shot) -> None:
+        place.append(shot)
+        while len(place) > self.each:
+            place.popleft()
+
+    def _add_novel(self, shot: Shot, now_s: float) -> None:
+        """Exactly the same novelty is the same picture, replayed: the newest of them is enough."""
+        others = [entry for entry in self._novel if entry[1].novelty != shot.novelty]
+        novel = sorted([*others, (now_s, shot)], key=lambda entry: -(entry[1].novelty or 0.0))
+        self._novel = novel[: self.each]
 
     def _place(self, label: str) -> deque[Shot]:
         """Of a label that nobody announced only where there are no classes, or for what has no answer."""
@@ -101,10 +109,7 @@ class Gallery:
             shots = [shot for shots in self._by_label.values() for shot in shots]
             self._by_label = {label: deque() for label in self._known}
             for shot in sorted(shots, key=lambda shot: shot.received_at_s):
-                place = self._place(label_of(shot))
-                place.append(replace(shot, label=label_of(shot)))
-                if len(place) > self.each:
-                    place.popleft()
+                self._append(self._place(label_of(shot)), replace(shot, label=label_of(shot)))
             self._novel = [(at_s, replace(shot, label=label_of(shot))) for at_s, shot in self._novel]
 
     @property

@@ -1,6 +1,7 @@
 """What an event is called on the page, and how novel it is. No verdicts: they are the router's."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,8 @@ import numpy.typing as npt
 from streamer.columns import NO_INTEGER
 from streamer.dashboard.gallery import UNLABELLED, Shot
 from streamer.rules import Table
+
+LIKELY: Final = 0.5  # more likely than not
 
 
 class Labeller:
@@ -33,6 +36,23 @@ class Labeller:
         answered = np.logical_and.reduce(np.isfinite(p), axis=1).tolist()
         best = np.nan_to_num(p).argmax(axis=1).tolist()
         return [self._classes[at] if known else UNLABELLED for at, known in zip(best, answered, strict=True)]
+
+    def newest(self, events: Table, labels: Sequence[str]) -> dict[str, int]:
+        """Of each class the first of the events, which come newest first and have these labels.
+
+        Classes may not exclude each other: an event is of each class with p > 0.5, and of its label's.
+        """
+        first: dict[str, int] = {}
+        for index, label in enumerate(labels):
+            first.setdefault(label, index)
+        if self._classes:
+            likely = events["p"] > LIKELY
+            found = np.flatnonzero(likely.any(axis=0)).tolist()
+            for label, index in zip(
+                [self._classes[at] for at in found], likely.argmax(axis=0)[found].tolist(), strict=True
+            ):
+                first[label] = min(index, first.get(label, index))
+        return first
 
     def of_cluster(self, number: int) -> str:
         """Its name, or its number as text; UNLABELLED for the value that says there is none."""

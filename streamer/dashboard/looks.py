@@ -13,7 +13,7 @@ ones, and some at random. Copying is bounded in bytes a second.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -60,7 +60,8 @@ class _Choice:
     at: int
     label: str
     novelty: float | None
-    of_class: bool
+    classes: tuple[str, ...]
+    """In whose place of the gallery it goes."""
 
 
 class Looks:
@@ -88,7 +89,7 @@ class Looks:
                 break
             shot = self._shoot(choice)
             if shot is not None:
-                gallery.add(shot, now_s, choice.of_class)
+                gallery.add(shot, now_s, choice.classes)
                 added += 1
         return added
 
@@ -144,31 +145,26 @@ class Looks:
         sizes = [len(block.events["train_id"]) for block in blocks]
         ends = np.cumsum(sizes)
         chosen: set[int] = set()
-        for index, of_class in self._wanted(labels, novelty, gallery, now_s):
+        newest = labeller.newest(events, labels)
+        due = self._due(newest, now_s)
+        novel = [] if novelty is None else _most_novel(novelty, gallery)
+        rest = self._random.integers(0, len(labels), RANDOM_A_LOOK).tolist()
+        for index in [*novel, *due, *rest]:
             if index in chosen:
                 continue
             chosen.add(index)
             block = int(np.searchsorted(ends, index, side="right"))
             at = index - int(ends[block] - sizes[block])
             own = None if novelty is None or np.isnan(novelty[index]) else float(novelty[index])
-            yield _Choice(blocks[block], at, labels[index], own, of_class)
+            yield _Choice(blocks[block], at, labels[index], own, due.get(index, ()))
 
-    def _wanted(
-        self, labels: Sequence[str], novelty: npt.NDArray[np.float64] | None, gallery: Gallery, now_s: float
-    ) -> Iterator[tuple[int, bool]]:
-        """(index, whether it goes to its class)."""
-        newest: dict[str, int] = {}
-        for index, label in enumerate(labels):  # blocks are newest first, and so is their first event nearly
-            newest.setdefault(label, index)
-        due = {index for label, index in newest.items() if self._class_is_due(label, now_s)}
-        if novelty is not None:
-            for index in np.argsort(-np.nan_to_num(novelty, nan=-np.inf))[:NOVEL_A_LOOK].tolist():
-                if gallery.is_novel(float(novelty[index])):
-                    yield index, index in due
-        for index in due:
-            yield index, True
-        for index in self._random.integers(0, len(labels), RANDOM_A_LOOK).tolist():
-            yield index, False
+    def _due(self, newest: Mapping[str, int], now_s: float) -> dict[int, tuple[str, ...]]:
+        """The newest event of each class that waits for a picture, with these classes."""
+        due: dict[int, tuple[str, ...]] = {}
+        for label, index in newest.items():
+            if self._class_is_due(label, now_s):
+                due[index] = (*due.get(index, ()), label)
+        return due
 
     def _class_is_due(self, label: str, now_s: float) -> bool:
         if now_s - self._class_at_s.get(label, -np.inf) < CLASS_EVERY_S:
@@ -208,6 +204,12 @@ class Looks:
             return "veto"
         name = REASONS[reason] if reason < len(REASONS) else "?"
         return f"keep:{self._routes[route]}" if 0 <= route < len(self._routes) else f"keep:{name}"
+
+
+def _most_novel(novelty: npt.NDArray[np.float64], gallery: Gallery) -> list[int]:
+    """The events that would be among the most novel, at most NOVEL_A_LOOK."""
+    first = np.argsort(-np.nan_to_num(novelty, nan=-np.inf))[:NOVEL_A_LOOK].tolist()
+    return [index for index in first if gallery.is_novel(float(novelty[index]))]
 
 
 def _plain(value: Array) -> Value:

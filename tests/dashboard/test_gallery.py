@@ -39,7 +39,7 @@ def test_the_newest_of_a_class_come_first() -> None:
 def test_an_event_is_found_by_its_ids() -> None:
     gallery = Gallery(("Streak",))
     gallery.add(shot(8), 0.0)
-    gallery.add(shot(9), 0.0, of_class=False)
+    gallery.add(shot(9), 0.0, ())
     found = gallery.of(9, 2)
     assert found is not None
     assert found.train_id == 9
@@ -58,6 +58,22 @@ def test_what_is_novel_leaves_after_some_minutes() -> None:
     gallery.tick(NOVEL_WINDOW_S + 1)
     assert [s.train_id for s in gallery.most_novel(9)] == [3, 2]
     assert [s.train_id for s in gallery.most_novel(1)] == [3]
+
+
+def test_a_replayed_event_is_novel_once() -> None:
+    gallery = Gallery()
+    for train in range(10):
+        gallery.add(shot(train, novelty=3.0 + train % 2), 0.0)
+    assert [s.train_id for s in gallery.most_novel(9)] == [9, 8]
+
+
+def test_an_event_may_be_of_several_classes() -> None:
+    p = np.array([[0.9, 0.6, 0.1], [0.2, 0.8, 0.1], [np.nan] * 3, [0.1, 0.2, 0.3]], np.float32)
+    labeller, events = Labeller(("A", "B", "C")), {"train_id": np.arange(4), "p": p}
+    assert labeller.newest(events, labeller(events)) == {"A": 0, "B": 0, "": 2, "C": 3}
+    gallery = Gallery(("A", "B", "C"))
+    gallery.add(shot(1, "A"), 0.0, ("A", "B"))
+    assert gallery.newest("A", 9) == gallery.newest("B", 9) != []
 
 
 def test_only_the_most_novel_are_kept() -> None:
@@ -86,7 +102,7 @@ def test_naming_a_cluster_sorts_anew() -> None:
     gallery = Gallery()
     labeller = Labeller((), {})
     for train in range(9):
-        gallery.add(shot(train, labeller.of_cluster(train % 3), 1.0), 0.0)
+        gallery.add(shot(train, labeller.of_cluster(train % 3), float(train)), 0.0)
     assert gallery.labels == ("0", "1", "2")
     gallery.relabel(Labeller((), {"rings": 1}).of_shot)
     assert gallery.labels == ("0", "2", "rings")
