@@ -1,9 +1,11 @@
-# Two commands: `make demo` shows it, `make test` checks it. Both install what they need into .venv.
+# Two commands: `make demo` shows it, `make test` checks it. Both install what they need into .venv;
+# `make test-browser` adds Debian's browser and Prometheus, for the tests that need them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GET := apt-get install --yes --quiet --no-install-recommends chromium prometheus
 
-.PHONY: demo test test-browser check bench bench-peers bench-growth bench-memory clean
+.PHONY: demo test test-browser check bench bench-peers bench-growth bench-memory bench-audience clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,7 +24,10 @@ test: $(VENV)/.dev
 
 # What the tests of the live page and of the alert rules need of Debian; without them those are skipped.
 test-browser:
-	command -v chromium promtool > /dev/null || apt-get install -y --no-install-recommends chromium prometheus
+	command -v chromium promtool > /dev/null || $(GET) || { apt-get update && $(GET); }
+
+bench-audience: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.audience
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
