@@ -9,7 +9,8 @@ something says who it is in "by". Answers: {"ok": true, ...} or {"ok": false, "e
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -24,34 +25,64 @@ SWAP_S = 120.0
 # Rules are compiled between two batches.
 STEER_S = 10.0
 SLICE_MS = 100
+# While a change is under way: a person waits for its answer.
+BUSY_SLICE_MS = 20
+# More wait for one another than anybody types.
+MAX_CHANGES = 16
 
 Answer = dict[str, Any]
 
 
 class ControlServer:
-    """Answers in a thread of its own: a slow swap delays nothing but the next request.
+    """Answers in a thread of its own.
 
-    `commands` maps a command to the function that takes the request and gives the answer.
+    `commands` maps a command to the function that takes the request and gives the answer. Those named in
+    `changes` may take long: they are done one after the other in another thread, and the others answered
+    meanwhile.
     """
 
-    def __init__(self, endpoint: str, commands: Mapping[str, Callable[[Answer], Answer]]) -> None:
-        self._endpoint, self._commands = endpoint, commands
+    def __init__(
+        self,
+        endpoint: str,
+        commands: Mapping[str, Callable[[Answer], Answer]],
+        changes: Collection[str] = (),
+    ) -> None:
+        self._commands, self._changes = commands, frozenset(changes)
         self._stopped = threading.Event()
         self._lock = _lock(endpoint)
         self._context = zmq.Context()
         try:
-            self._socket = sockets.reply_socket(self._context, endpoint)
+            self._socket = sockets.reply_socket(self._context, endpoint, zmq.ROUTER)
         except ConfigError:
             self._context.term()
             self._lock.close()
             raise
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="changes")
+        self._under_way: dict[Future[Answer], list[bytes]] = {}
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            if self._socket.poll(SLICE_MS):
-                self._socket.send(msgpack.packb(self._answer(sockets.receive_request(self._socket))))
+            if self._socket.poll(BUSY_SLICE_MS if self._under_way else SLICE_MS):
+                self._take(self._socket.recv_multipart())
+            for done in [future for future in self._under_way if future.done()]:
+                self._send(self._under_way.pop(done), done.result())
+
+    def _take(self, parts: list[bytes]) -> None:
+        """Answer one request, or begin with it. What is not from a REQ socket has nobody to answer to."""
+        if len(parts) < 3 or parts[1]:
+            return
+        to, request = parts[:2], sockets.parse_request(parts[2:])
+        if request.get("command") not in self._changes:
+            self._send(to, self._answer(request))
+        elif len(self._under_way) >= MAX_CHANGES:
+            self._send(to, {"ok": False, "error": f"{MAX_CHANGES} changes are under way; wait for them"})
+        else:
+            self._under_way[self._worker.submit(self._answer, request)] = to
+
+    def _send(self, to: list[bytes], answer: Answer) -> None:
+        self._socket.send_multipart([*to, msgpack.packb(answer)])
 
     def _answer(self, request: Answer) -> Answer:
         command = str(request.get("command"))
@@ -68,6 +99,7 @@ class ControlServer:
     def close(self) -> None:
         self._stopped.set()
         self._thread.join(timeout=SWAP_S + 1)
+        self._worker.shutdown(cancel_futures=True)
         self._socket.close()
         self._context.term()
         self._lock.close()

@@ -107,7 +107,7 @@ def _serve(stack: ExitStack, pipeline: Pipeline) -> None:
         "steer": lambda request: steer(pipeline, request),
         "journal": lambda _: {"entries": list(pipeline.journal.newest)},
     }
-    stack.enter_context(control.ControlServer(config.control_endpoint, commands))
+    stack.enter_context(control.ControlServer(config.control_endpoint, commands, ("swap", "steer")))
     if pipeline.dashboard is not None:
         kept = control.keep_token(config.control_endpoint, pipeline.token)
         stack.callback(kept.unlink, missing_ok=True)

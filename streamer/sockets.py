@@ -7,7 +7,7 @@ process that uses it. A facility's messages come another way: `receiver`.
 import random
 import socket as system
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]  # ships no types
@@ -72,9 +72,11 @@ def readable(socket: "zmq.Socket[bytes]") -> bool:
     return bool(socket.get(EVENTS) & POLLIN)  # type: ignore[operator]  # an int, for this option
 
 
-def reply_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
-    """The answering end of a control path: small messages on a private ipc socket."""
-    socket = context.socket(zmq.REP)
+def reply_socket(
+    context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, kind: int = zmq.REP
+) -> "zmq.Socket[bytes]":
+    """The answering end of a control path: small messages on a private ipc socket. `kind`: REP or ROUTER."""
+    socket = context.socket(kind)
     socket.set(zmq.LINGER, LINGER_MS)
     socket.set(zmq.MAXMSGSIZE, MAX_CONTROL_BYTES)
     bind(socket, endpoint)
@@ -83,7 +85,11 @@ def reply_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "z
 
 def receive_request(socket: "zmq.Socket[bytes]") -> dict[str, Any]:
     """One msgpack map; an empty one for anything else, so that a strange request is only refused."""
-    parts = socket.recv_multipart(zmq.NOBLOCK)
+    return parse_request(socket.recv_multipart(zmq.NOBLOCK))
+
+
+def parse_request(parts: Sequence[bytes]) -> dict[str, Any]:
+    """The same of a message that has come."""
     try:
         request = msgpack.unpackb(b"".join(parts), max_map_len=64, max_array_len=64, max_ext_len=0)
     except (ValueError, msgpack.UnpackException):

@@ -30,6 +30,8 @@ DISMISS_S = 3.0
 # A child that was ready starts again at once; one that fails before waits, twice as long each time.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 2.0
+# What never comes up must not fill the log of a night.
+LONGEST_PAUSE_OF_OTHERS_S = 60.0
 
 
 @dataclass
@@ -140,7 +142,8 @@ class Supervisor:
     def _bury(self, child: Child, now_s: float) -> None:
         """Note a death and when to start again."""
         code = child.process.returncode if child.process is not None else None
-        growing_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * child.pause_s))
+        longest_s = LONGEST_PAUSE_S if child.vital else LONGEST_PAUSE_OF_OTHERS_S
+        growing_s = min(longest_s, max(FIRST_PAUSE_S, 2 * child.pause_s))
         child.pause_s = 0.0 if child.page.ready else growing_s
         child.restarts += 1
         child.process = None

@@ -178,3 +178,42 @@ def test_the_token_of_the_live_page_is_for_its_user_only(folder: Path) -> None:
     path = keep_token(endpoint, "secret")
     assert path == token_file(endpoint)
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("secret\n", 0o600)
+
+
+def test_others_are_answered_while_a_change_is_under_way(endpoint: str) -> None:
+    begun, go_on, order = threading.Event(), threading.Event(), []
+
+    def change(asked: dict[str, Any]) -> dict[str, Any]:
+        begun.set()
+        go_on.wait(20)
+        order.append(asked["number"])
+        return {"number": asked["number"]}
+
+    answers: list[dict[str, Any]] = []
+
+    def ask_for(number: int) -> None:
+        answers.append(request(endpoint, {"command": "change", "number": number}, 30.0))
+
+    with ControlServer(endpoint, {"change": change, "status": lambda _: {"busy": True}}, ("change",)):
+        first, second = (threading.Thread(target=ask_for, args=(number,)) for number in (1, 2))
+        first.start()
+        assert begun.wait(10)
+        second.start()
+        assert request(endpoint, {"command": "status"}, 10.0)["busy"]
+        assert order == []
+        go_on.set()
+        first.join(20)
+        second.join(20)
+    assert order == [1, 2], "changes are done one after the other"
+    assert sorted(answer["number"] for answer in answers) == [1, 2]
+
+
+@pytest.mark.usefixtures("server")
+def test_what_nobody_can_be_answered_for_is_ignored(endpoint: str) -> None:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.set(zmq.LINGER, 0)
+        socket.connect(endpoint)
+        socket.send(b"x")
+        socket.send_multipart([b"x", b"y", b"z"])
+    with pytest.raises(ConfigError, match="unknown command 'none'"):
+        request(endpoint, {"command": "none"}, 10.0)

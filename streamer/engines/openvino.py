@@ -9,10 +9,16 @@ first time while the stream runs. B batch, R packed width.
 """
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final, TypeAlias
+
+# ruff: noqa: E402
+# Its telemetry looks a host of the outside world up and writes to the user's home; without that package
+# OpenVINO takes a stub of its own.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import numpy as np
 import openvino as ov  # type: ignore[import-untyped]  # ships no types

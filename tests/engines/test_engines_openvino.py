@@ -1,5 +1,8 @@
 """OpenVINO: the cover of a batch, and the operations it is told in other words."""
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -104,3 +107,17 @@ def test_a_second_runner_is_made_beside_one_at_work(tmp_path: Path) -> None:
         assert np.array_equal(serving.submit([events(4)]).wait(), want)
     thread.join()
     assert made[0].submit([events(4)]).wait().shape == (4, sum(max(1, len(c.labels)) for c in COLUMNS))
+
+
+def test_it_tells_nobody_that_it_is_used(tmp_path: Path) -> None:
+    """The package's telemetry writes to the user's home and asks for a host outside."""
+    code = "import sys, streamer.engines.openvino; assert not sys.modules['openvino_telemetry']"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
