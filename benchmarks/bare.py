@@ -17,7 +17,7 @@ import zmq
 from benchmarks.helper import options, serve
 from benchmarks.receivers import FRAMES_PART, HWM, TIMEOUT_S
 from models.bundle import load_bundle
-from streamer.networks import Raw
+from streamer.device import Raw
 from streamer.runner import CpuRunner
 
 # Sixteen batches of frames in turn: more than the second-level cache holds, as in a ring.

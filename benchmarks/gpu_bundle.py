@@ -31,7 +31,8 @@ from models.bundle import BFLOAT16, Bundle, load_bundle, verify_golden
 from models.manifest import Column
 from streamer.columns import split
 from streamer.cuda import CudaRunner, Lane, cast_once, register, under_autocast
-from streamer.networks import Networks, Pending, Runner, channels_last
+from streamer.device import Pending, Runner
+from streamer.networks import Networks, channels_last
 from streamer.routing import Route, Router
 from streamer.rules import Vocabulary
 

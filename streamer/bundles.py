@@ -9,19 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from models.bundle import Bundle, load_bundle
 from models.manifest import BundleError, Manifest
+from streamer.device import NoRunner, Runner
 from streamer.errors import ConfigError
-from streamer.networks import Runner
 from streamer.plan import BundleRef, StageSpec, Version, find_bundle, make_router, pin_bundle
 from streamer.results import BundleRef as PublishedBundle
 from streamer.routing import Router
-from streamer.runner import CpuRunner, Wanted, make_runner
 from streamer.versions import note_engine, noted_engine
+
+if TYPE_CHECKING:  # imports torch, which a stream without bundles does not need
+    from models.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -47,22 +48,33 @@ def load(spec: StageSpec, version: Version, frames: npt.NDArray[Any]) -> Loaded:
     """Load, verify and warm up. Raises ConfigError for a bundle that is not right or not that of `version`,
     and if a rule names a threshold that none of them holds.
     """
-    settings, refs = spec.settings, version.bundles
     try:
-        bundles = [_load_as(ref) for ref in refs]
-        manifests = tuple(bundle.manifest for bundle in bundles)
-        router = make_router(spec, version, manifests)
-        engine = noted_engine(spec, refs)
-        wanted = Wanted(settings.max_events, settings.device, settings.threads, engine)
-        runner = make_runner(bundles, frames, wanted)
-        if isinstance(runner, CpuRunner) and runner.mode != engine:
-            note_engine(spec, refs, runner.mode)
+        if version.bundles:
+            return _networks(spec, version, frames)
+        return Loaded(version, (), NoRunner(), make_router(spec, version, ()))
     except BundleError as error:
         raise ConfigError(str(error)) from error
+
+
+def _networks(spec: StageSpec, version: Version, frames: npt.NDArray[Any]) -> Loaded:
+    """Rules first: the runner takes seconds to warm up. Raises BundleError and ConfigError."""
+    from streamer.runner import CpuRunner, Wanted, make_runner  # imports torch
+
+    settings, refs = spec.settings, version.bundles
+    bundles = [_load_as(ref) for ref in refs]
+    manifests = tuple(bundle.manifest for bundle in bundles)
+    router = make_router(spec, version, manifests)
+    engine = noted_engine(spec, refs)
+    wanted = Wanted(settings.max_events, settings.device, settings.threads, engine)
+    runner = make_runner(bundles, frames, wanted)
+    if isinstance(runner, CpuRunner) and runner.mode != engine:
+        note_engine(spec, refs, runner.mode)
     return Loaded(version, manifests, runner, router)
 
 
-def _load_as(ref: BundleRef) -> Bundle:
+def _load_as(ref: BundleRef) -> "Bundle":
+    from models.bundle import load_bundle
+
     bundle = load_bundle(Path(ref.path))
     if bundle.manifest.sha256 != ref.sha256:
         raise ConfigError(
@@ -108,6 +120,8 @@ class Swap:
 
 def replace(old: Loaded, name: str) -> list[BundleRef]:
     """The bundles with the new one in the place of the one whose columns and input it has."""
+    from models.bundle import load_bundle
+
     folder = find_bundle(name)
     new = load_bundle(folder).manifest
     for index, manifest in enumerate(old.manifests):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from models.bundle import BFLOAT16, Bundle, verify_golden
 from models.manifest import BundleError
-from streamer.networks import Networks, Packed, Pending, Raw, channels_last
+from streamer.device import Packed, Pending, Raw
+from streamer.networks import Networks, channels_last
 
 log = logging.getLogger(__name__)
 

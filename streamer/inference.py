@@ -9,6 +9,7 @@ the sink. An event that gets no finite answer in time is kept, with the reason.
 """
 
 import logging
+import sys
 import time
 from bisect import bisect_left
 from collections import deque
@@ -19,17 +20,16 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # ships no types
 import numpy as np
 import numpy.typing as npt
-import torch
 import zmq
 
 from streamer import sockets
 from streamer.batching import Batcher, Waiting
 from streamer.bundles import Loaded, Swap, load
 from streamer.columns import split
+from streamer.device import Pending
 from streamer.errors import ConfigError, StageError
 from streamer.ledger import BATCH_EDGES, LATENCY_EDGES_S
 from streamer.log import Repeated
-from streamer.networks import Pending
 from streamer.plan import attached_names, columns_of, make_router
 from streamer.publish import ResultsPublisher
 from streamer.results import ResultHeader
@@ -349,6 +349,9 @@ class Inference:
 
 def _leave_if_device_is_lost(error: Exception) -> None:
     """After most CUDA errors the context is dead while the process lives: only a new process helps."""
+    torch = sys.modules.get("torch")  # only bundles need it
+    if torch is None:
+        return
     if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
         logging.getLogger(__name__).critical("the device is lost: %s", error)
         raise StageError(f"the device is lost: {error}") from error

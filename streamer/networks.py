@@ -1,39 +1,14 @@
-"""All bundles of a stream as one module, and what inference needs of a device that runs it.
+"""All bundles of a stream as one module.
 
 B batch, R packed width.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from models.bundle import Bundle
-
-Raw = npt.NDArray[Any]
-Packed = npt.NDArray[np.float32]
-
-
-class Pending(Protocol):
-    """A batch under way."""
-
-    def done(self) -> bool: ...
-
-    def wait(self) -> Packed:
-        """The packed results [B, R]."""
-
-
-class Runner(Protocol):
-    """What inference needs of a device."""
-
-    depth: int
-    """Batches that may be under way at once."""
-
-    def submit(self, blocks: Sequence[Raw]) -> Pending:
-        """Begin a batch: the events of all blocks in order, each [n, *event]."""
 
 
 class Networks(nn.Module):

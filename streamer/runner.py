@@ -7,7 +7,6 @@ is `cuda`. Knows no sockets, no slots and no rules. B batch, R packed width.
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,35 +15,14 @@ import torch
 from models.bundle import Bundle
 from models.manifest import BundleError
 from streamer.cuda import CudaRunner
+from streamer.device import Finished, NoRunner, Pending, Raw, Runner
 from streamer.engines.choice import fastest, named
-from streamer.networks import Networks, Packed, Pending, Raw, Runner, channels_last
+from streamer.networks import Networks, channels_last
 
 log = logging.getLogger(__name__)
 
 # Once: torch's own number is what the last load has set.
 _CORES = len(os.sched_getaffinity(0))
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A batch that is ready: what the CPU gives."""
-
-    packed: Packed
-
-    def done(self) -> bool:
-        return True
-
-    def wait(self) -> Packed:
-        return self.packed
-
-
-class NoRunner:
-    """A stream without bundles: every event gets an empty row, and the routes decide on ids and scalars."""
-
-    depth = 1
-
-    def submit(self, blocks: Sequence[Raw]) -> Pending:
-        return Finished(np.empty((sum(map(len, blocks)), 0), np.float32))
 
 
 class CpuRunner:

@@ -26,12 +26,11 @@ from core_support import (
 
 from models.bundle import load_bundle, run_bundle
 from models.manifest import Calibrated, Column
+from streamer.device import Finished, Pending, Runner
 from streamer.errors import ConfigError, StageError
 from streamer.inference import Inference
-from streamer.networks import Pending, Runner
 from streamer.ring import DONE, FREE, READY, TAKEN
 from streamer.routing import KEEP, REASONS, VETO, failopen_code
-from streamer.runner import Finished
 from streamer.versions import version
 
 ROUTES = '[[stream.route]]\nname = "high"\nwhen = "latent.a > 0"'

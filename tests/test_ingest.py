@@ -223,7 +223,7 @@ def test_beyond_its_share_of_the_ring_blocks_go_to_the_sink_unclassified(narrow:
     for slot, _ in ring.left_in(DONE):
         assert ring.verdict[slot, :2].tolist() == [KEEP] * 2
         assert ring.reason[slot, :2].tolist() == [failopen_code("overload")] * 2
-        assert int(ring.header["bundles"][slot]) == 0
+        assert int(ring.version[slot]) == 0
     drain(ingest, narrow.inference(), narrow.sink())
     ledger = narrow.ledger()
     assert (ledger.failopen["overload"], ledger.kept["all"], ledger.closed) == (4, 8, True)

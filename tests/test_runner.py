@@ -12,9 +12,10 @@ from models.bundle import BFLOAT16, Bundle, load_bundle, run_bundle
 from models.manifest import BundleError
 from streamer import runner
 from streamer.cuda import CudaRunner
+from streamer.device import NoRunner, Runner
 from streamer.engines.plain import MODES
-from streamer.networks import Networks, Runner
-from streamer.runner import CpuRunner, NoRunner, Wanted, batches, make_runner
+from streamer.networks import Networks
+from streamer.runner import CpuRunner, Wanted, batches, make_runner
 
 PLAIN = MODES[0]
 OTHER = tuple(replace(column, name=f"{column.name}2") for column in COLUMNS)
