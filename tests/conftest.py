@@ -100,3 +100,9 @@ def leaks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not folders, f"folders left: {folders}"
     assert not names, f"shared memory left: {names}"
     assert not running, f"threads left: {running}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _base_of_temporary_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Made now: a test that has a temporary folder of its own must not give it to all that follow."""
+    tmp_path_factory.getbasetemp()
