@@ -10,7 +10,6 @@ Every folder opens with EXtra-data's RunDirectory. A file holds the results of o
 its bundles, its rules and the whole configuration, stand in its RUN section.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -24,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 import streamer
-from streamer.errors import ConfigError, StoreError
+from streamer.errors import ConfigError, DiskFullError, StoreError
 from streamer.log import Repeated
 from streamer.plan import (
     FIXED_COLUMNS,
@@ -35,7 +34,6 @@ from streamer.plan import (
     make_router,
     route_names,
 )
-from streamer.store.disk import free_bytes
 from streamer.store.exdf import results_source
 from streamer.store.rows import Picked, Rows
 from streamer.store.series import Series
@@ -203,7 +201,7 @@ class Archive:
             )
         except StoreError as error:
             name = self.names[index]
-            failed[name] = self._reason()
+            failed[name] = "disk_full" if isinstance(error, DiskFullError) else "store_error"
             self._repeated.warn(name, f"events of {name} are not stored: {error}")
 
     def _frame_rows(self, block: StoredBlock, chosen: npt.NDArray[np.intp]) -> list[list[Picked]]:
@@ -212,14 +210,6 @@ class Archive:
         if not self._modules:
             return [[Picked(block.frames, at)]]
         return [[Picked(block.frames[:, module], at)] for module in range(block.frames.shape[1])]
-
-    def _reason(self) -> str:
-        """disk_full when less than the reserve and a segment is free, else store_error."""
-        output = self._spec.config.output
-        with contextlib.suppress(OSError):
-            if free_bytes(output.directory) < output.reserve_bytes + output.segment_bytes:
-                return "disk_full"
-        return "store_error"
 
 
 def result_columns(spec: StageSpec) -> list[tuple[str, str, tuple[int, ...]]]:

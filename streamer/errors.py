@@ -7,6 +7,7 @@ Exceptions say what the loop that meets them does:
       StageError    this process cannot go on: exit, the supervisor restarts it
       FrameError    this message is bad: drop it, count it under `reason`, go on
       StoreError    the files cannot take this block: count it, alarm, try again later
+        DiskFullError   because there is no room
 
 The reasons are closed lists because they become counters in shared memory and Prometheus labels.
 """
@@ -28,6 +29,10 @@ class StageError(StreamerError):
 
 class StoreError(StreamerError):
     """The output files cannot take what they were given."""
+
+
+class DiskFullError(StoreError):
+    """There is no room for what they were given."""
 
 
 class FrameError(StreamerError):

@@ -104,17 +104,14 @@ def test_rules_versions_and_the_whole_configuration_stand_in_every_file(tmp_path
         assert len(run["rulesSha256/value"][0]) == 64
 
 
-@pytest.mark.parametrize(("reserve_bytes", "reason"), [(2**62, "disk_full"), (0, "store_error")])
-def test_why_a_series_cannot_take_events(tmp_path: Path, reserve_bytes: int, reason: str) -> None:
+@pytest.mark.parametrize(("error", "reason"), [(DiskFullError, "disk_full"), (StoreError, "store_error")])
+def test_why_a_series_cannot_take_events(tmp_path: Path, error: type[StoreError], reason: str) -> None:
     spec = spec_of(tmp_path)
     archive, _ = opened(spec)
 
     def refuse(*_: object) -> None:
-        raise StoreError("no")
+        raise error("no")
 
-    output = spec.config.output.model_copy(update={"reserve_bytes": reserve_bytes})
-    config = spec.config.model_copy(update={"output": output})
-    archive._spec = spec.model_copy(update={"config": config})
     archive._series[1].append = refuse  # type: ignore[method-assign]
     assert archive.append(block(spec, 5, 2), np.array([1, 2])) == {"a": reason}
     archive.close()

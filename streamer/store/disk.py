@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.errors import StoreError
+from streamer.errors import DiskFullError, StoreError
 
 Buffer = NDArray[Any]
 
@@ -40,7 +40,8 @@ def store_errors(path: Path, doing: str, needed_bytes: int = 0) -> Iterator[None
     try:
         yield
     except OSError as error:
-        raise StoreError(_explain(path, doing, needed_bytes, error)) from error
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+        raise kind(_explain(path, doing, needed_bytes, error)) from error
 
 
 def _explain(path: Path, doing: str, needed_bytes: int, error: OSError) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.errors import StoreError
+from streamer.errors import DiskFullError, StoreError
 from streamer.store import exdf
 from streamer.store.disk import free_bytes, store_errors, sync_directory, write_all
 from streamer.store.exdf import Column
@@ -178,7 +178,7 @@ def check_space(spec: SeriesSpec, reserve_bytes: int) -> None:
     with store_errors(spec.directory / spec.name, "looking for space for"):
         free = free_bytes(spec.directory)
     if free - needed < reserve_bytes:
-        raise StoreError(
+        raise DiskFullError(
             f"file series {spec.name!r}: a new segment in {spec.directory} needs {needed} bytes and "
             f"must leave {reserve_bytes} bytes free, but only {free} bytes are free; free space there, "
             "or use smaller segments"
