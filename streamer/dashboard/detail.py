@@ -72,6 +72,7 @@ class Detail:
         if self.log:
             values = np.log10(np.maximum(values, 0) + 1)
         line = values.ndim == 1
+        self.figure.y_range.flipped = not line  # the first row of a frame is on top, as in its small picture
         self._bar.visible = not line
         if line:
             self._frame.data = {"image": [], "dw": [], "dh": []}

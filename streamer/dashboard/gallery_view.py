@@ -77,8 +77,13 @@ def facts(shot: Shot, view: View) -> list[dict[str, Any]]:
 def _vector(name: str, labels: tuple[str, ...], values: Any) -> dict[str, Any]:
     title = "Probabilities" if name == "p" else name
     order = np.argsort(-values) if name == "p" else np.arange(len(values))
-    pairs = [(labels[i], plain(float(values[i]))) for i in order.tolist() if i < len(labels)]
+    words = _probability if name == "p" else plain
+    pairs = [(labels[i], words(float(values[i]))) for i in order.tolist() if i < len(labels)]
     return {"title": title, "rows": [_fact(*pair) for pair in pairs]}
+
+
+def _probability(value: float) -> str:
+    return "no number" if np.isnan(value) else f"{value:.3f}"
 
 
 def _fact(name: str, value: str) -> dict[str, Any]:

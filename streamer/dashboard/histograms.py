@@ -16,7 +16,9 @@ from streamer.dashboard.numbers import seconds
 from streamer.dashboard.plots import empty
 from streamer.ledger import BATCH_EDGES
 
-_TICKS_S: Final = tuple(base * 10.0**power for power in range(-5, 2) for base in (1, 2, 5))
+_BASES: Final = (1, 2, 5)
+_TICKS_S: Final = tuple(base * 10.0**power for power in range(-5, 2) for base in _BASES)
+_FEW: Final = 20.0  # a range of less than this factor has room for all of them
 
 
 class Latency:
@@ -51,7 +53,11 @@ class Latency:
         if counted is None:
             return
         edges = np.concatenate([[counted.edges[0] / 2], counted.edges, [counted.edges[-1] * 2]])
-        self._source.data = _bars(edges, counted.counts)
+        bars = _bars(edges, counted.counts)
+        self._source.data = bars
+        if len(bars["left"]):
+            wide = bars["right"][-1] / bars["left"][0] > _FEW
+            self.figure.xaxis.ticker.ticks = list(_TICKS_S[:: len(_BASES)] if wide else _TICKS_S)
         for span, q in ((self._median, 0.5), (self._p99, 0.99)):
             at = counted.quantile(q)
             span.update(visible=at is not None, location=at or 1.0)

@@ -94,20 +94,11 @@ class Latent:
         self.axes = (0, min(1, self.space.width - 1))
         self._sequence = 0
         self._named: dict[str, int] = {}
-        self._source = ColumnDataSource(_no_rows())
+        self._source = ColumnDataSource(_no_rows(), name=f"{view.stream}/points")
         self.figure = empty(HEIGHT_PX)
         self.figure.xaxis.axis_label, self.figure.yaxis.axis_label = self._axis_names(view)
-        self._novel = self.figure.scatter(
-            "x",
-            "y",
-            source=self._source,
-            size="ring",
-            marker="circle",
-            fill_color=None,
-            line_color=theme.VERMILLION,
-            line_width=2,
-            legend_label="most novel",
-        )
+        if self.space.novelty:
+            self._ring()
         self._points = self.figure.scatter(
             "x", "y", source=self._source, size=8, fill_alpha=0.75, line_color=None, legend_field="name"
         )
@@ -119,6 +110,12 @@ class Latent:
         self.figure.add_tools(HoverTool(renderers=[self._points], tooltips=told))
         legend_below(self.figure, 5)
         self.colour(view, self.by)
+
+    def _ring(self) -> None:
+        """A ring around the most novel points."""
+        style = {"fill_color": None, "line_color": theme.VERMILLION, "line_width": 2}
+        given: dict[str, Any] = {"source": self._source, "legend_label": "most novel", **style}
+        self.figure.scatter("x", "y", size="ring", marker="circle", **given)
 
     def _axis_names(self, view: View) -> tuple[str, str]:
         labels = {column.name: column.labels for column in view.state.spec.columns}.get(self.space.latent, ())

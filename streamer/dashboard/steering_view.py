@@ -32,6 +32,7 @@ def steering(view: View) -> dict[str, Any]:
         "version": told["version"],
         "routes": [_route(route, kept, view) for route in told["routes"]],
         "clusters": dict(told["clusters"]),
+        "has_clusters": any(column.name == "cluster" for column in view.state.spec.columns),
         "bundles": [f"{bundle['name']} ({bundle['sha256'][:8]})" for bundle in told["bundles"]],
         "choices": swap_choices(view),
         "store": bool(told["store"]),

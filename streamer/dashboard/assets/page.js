@@ -3,7 +3,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const page = { mail: null, stream: null, number: 0, open: new Map(), lastNews: Date.now(), unlocked: false };
+const page = { mail: null, stream: null, number: 0, open: new Map(), lastNews: Date.now(), unlocked: false, readers: [] };
 
 function make(name, attributes = {}, ...children) {
   const node = document.createElement(name);
@@ -172,7 +172,8 @@ function choose(stream, focus) {
   for (const id of ["gallery", "ledger", "steering", "tiles"]) $(id).replaceChildren();
   $("said").textContent = "";
   $("colour-by").dataset.key = "";
-  if (page.mail) ask({ do: "show" });
+  // A letter that reads as before is not sent again: what was cleared is written from the ones that are here.
+  if (page.mail) ask({ do: "show" }, () => page.readers.forEach((read) => read()));
 }
 
 function arrows(event) {
@@ -225,7 +226,7 @@ async function watch() {
 function listen(name, show) {
   const read = () => { const text = page.mail[name]; if (text) show(JSON.parse(text)); };
   page.mail.properties[name].change.connect(read);
-  read();
+  page.readers.push(read);
 }
 
 function connect() {

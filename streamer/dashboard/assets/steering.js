@@ -66,12 +66,11 @@ window.steering = (() => {
       disabled: locked(), onclick: () => act({ do: "enable", route: route.name, enabled: !route.enabled },
         `${route.enabled ? "Disabling" : "Enabling"} ${route.name}`) }, route.enabled ? "On" : "Off");
     const rule = make("code", {}, route.rule);
+    const turn = route.constants.length ? make("span", { class: "turn" }, row.keeps, row.apply, row.undo) : null;
     const head = make("div", { class: "line" }, make("strong", {}, route.name), toggle, rule,
-      make("span", { class: "quiet" }, route.kept));
+      make("span", { class: "quiet" }, route.kept), turn);
     const slides = route.constants.map((constant) => slider(route, constant, row));
-    const foot = route.constants.length ? make("div", { class: "line" }, row.apply, row.undo, row.keeps) : null;
-    return make("div", { class: `route ${route.enabled ? "" : "off"}`, "data-route": route.name }, head, ...slides,
-      foot);
+    return make("div", { class: `route ${route.enabled ? "" : "off"}`, "data-route": route.name }, head, ...slides);
   }
 
   function clusters(data) {
@@ -84,8 +83,11 @@ window.steering = (() => {
     const list = Object.entries(data.clusters).map(([text, value]) => make("div", { class: "field" },
       make("code", {}, `named.${text}`), ` is cluster ${value} `, make("button", { type: "button",
         disabled: locked(), onclick: () => act({ do: "cluster", name: text, of: null }, "Forgetting") }, "Forget")));
-    return make("div", {}, make("h3", {}, "Names of clusters"), ...list,
-      make("div", { class: "field" }, "cluster", number, "is", name, give));
+    const title = make("h3", {}, "Names of clusters");
+    if (!data.has_clusters) {
+      return make("div", {}, title, make("p", { class: "quiet" }, "No bundle of this stream finds clusters."));
+    }
+    return make("div", {}, title, ...list, make("div", { class: "field" }, "cluster", number, "is", name, give));
   }
 
   function bundles(data) {
