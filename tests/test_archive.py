@@ -10,7 +10,7 @@ from core_support import POINTS, config_text
 
 from streamer.archive import FAILOPEN, Archive, StoredBlock, result_columns
 from streamer.config import parse
-from streamer.errors import ConfigError, StoreError
+from streamer.errors import ConfigError, DiskFullError, StoreError
 from streamer.pipeline import resolve
 from streamer.plan import StageSpec, layouts
 

@@ -62,7 +62,7 @@ def test_images_are_ours_or_pinned_and_nothing_can_be_changed_inside(name: str) 
     assert "privileged" not in SERVICES[name]
 
 
-@pytest.mark.parametrize("name", set(SERVICES) - {"simulator"})
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - {"simulator"}))
 def test_everything_that_serves_is_asked_whether_it_does(name: str) -> None:
     built = "build" in SERVICES[name]  # its health check stands in the container file
     assert built or SERVICES[name]["healthcheck"]["test"][0] == "CMD"
