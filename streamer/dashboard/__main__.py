@@ -65,8 +65,8 @@ async def serve(folder: Path) -> None:
     from streamer.dashboard.server import Listening, listen
     from streamer.dashboard.service import make_service
 
-    for name in ("bokeh", "tornado"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("bokeh", "tornado"):  # below: lines that anybody who asks for nonsense could make endless
+        logging.getLogger(name).setLevel(logging.ERROR)
     settings: dict[str, Any] = json.loads((folder / "dashboard.json").read_text())
     where = Listening(settings["address"], settings["port"], tuple(settings["origins"]))
     stopped = asyncio.Event()

@@ -20,6 +20,8 @@ Floats = npt.NDArray[np.float64]
 
 TICK_S: Final = 1.0  # numbers faster than this cannot be read
 SMOOTH_S: Final = 5  # shares of single seconds jump about at low rates
+NOVEL_SHARE: Final = 0.02  # of the newest events wear a ring: few enough to be looked at one by one
+NOVEL_OF: Final = 3000
 RECENT_S: Final = 60.0  # "the last minute" of the tiles and histograms
 
 
@@ -58,6 +60,7 @@ class View:
     labels: tuple[str, ...]
     latency: Counted | None
     batches: Counted | None
+    novel_below: float | None  # log_likelihood of the least likely of the newest events; None without
 
     def recent(self, values: Floats) -> float:
         """Sum over the last minute."""
@@ -135,7 +138,17 @@ def make_view(stream: str, state: StreamState, past: tuple[Past, Past], now_s: f
         labels=tuple(seconds.labels),
         latency=_counted(status.report, ("latency", "edges_s"), past[0], now_s),
         batches=_counted(status.report, ("batch_events", "edges"), past[1], now_s),
+        novel_below=_novel_below(state),
     )
+
+
+def _novel_below(state: StreamState) -> float | None:
+    """Below which log_likelihood an event is among the NOVEL_SHARE least likely of the newest."""
+    if "log_likelihood" not in state.columns:
+        return None
+    newest = state.sample.since(0, NOVEL_OF)[1]["log_likelihood"]
+    finite = newest[np.isfinite(newest)]
+    return float(np.quantile(finite, NOVEL_SHARE)) if len(finite) else None
 
 
 def _zone_s(now_s: float) -> float:

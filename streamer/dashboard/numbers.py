@@ -9,12 +9,9 @@ def count(value: float) -> str:
     """`9,876`, `12.3 k`, `4.56 M`."""
     for size, letter in _STEPS:
         if abs(value) >= size:
-            unit = 1e3 if letter == "k" else size
-            return (
-                f"{value / unit:.3g} {letter}"
-                if abs(value) / unit < 1000
-                else f"{value / unit:,.0f} {letter}"
-            )
+            shown = value / (1e3 if letter == "k" else size)
+            digits = 2 if abs(shown) < 10 else 1 if abs(shown) < 100 else 0
+            return f"{shown:,.{digits}f} {letter}"
     return f"{value:,.0f}"
 
 

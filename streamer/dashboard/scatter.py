@@ -17,13 +17,13 @@ from streamer.dashboard.board import View
 from streamer.dashboard.plots import empty, legend_below
 
 POINTS: Final = 3000  # a browser draws them in some 20 ms; more only cover one another
+RING_PX: Final = 15.0  # around a point of 8
 NEW_POINTS: Final = 500  # of one tick
 LATENTS: Final = ("mu", "latent")  # columns that hold a latent space, in the order of choice
 SURE: Final = 0.5  # an event whose classes are all below is 'none'
 NONE: Final = "none"
 OTHER: Final = "other"
 MAX_FACTORS: Final = 12  # names in the legend; more are 'other'
-NOVEL_SHARE: Final = 0.02  # the least likely of the points shown wear a ring
 HEIGHT_PX: Final = 430
 
 Table = Mapping[str, npt.NDArray[Any]]
@@ -157,7 +157,7 @@ class Latent:
         first = self._sequence == 0
         limit = POINTS if first else NEW_POINTS
         self._sequence, table = view.state.sample.since(self._sequence, limit)
-        rows = self._rows(table)
+        rows = self._rows(view, table)
         if not len(rows["x"]):
             return
         if first:
@@ -165,33 +165,25 @@ class Latent:
         else:
             self._source.stream(rows, rollover=POINTS)
 
-    def _rows(self, table: Table) -> dict[str, Any]:
+    def _rows(self, view: View, table: Table) -> dict[str, Any]:
         """Points of the events that have finite latents."""
         if not len(table.get("train_id", ())):
             return _no_rows()
         latent = table[self.space.latent]
         shown = np.isfinite(latent).all(1)
         called = np.array(names(table, self.by, self.space, self._named), object)[shown]
+        below = -np.inf if view.novel_below is None else view.novel_below
         likelihood = table["log_likelihood"][shown] if self.space.novelty else np.full(shown.sum(), np.nan)
         return {
             "x": latent[shown, self.axes[0]].astype(np.float32),
             "y": latent[shown, self.axes[1]].astype(np.float32),
             "name": called.tolist(),
-            "ring": _rings(likelihood),
+            "ring": np.where(likelihood <= below, RING_PX, 0.0).astype(np.float32),
             "likelihood": likelihood.astype(np.float32),
             # As text: a browser's numbers end at 2**53.
             "train": [str(value) for value in table["train_id"][shown].tolist()],
             "pulse": [str(value) for value in table["pulse_id"][shown].tolist()],
         }
-
-
-def _rings(likelihood: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Size of the ring around each point: 0, or 15 px for the least likely of them."""
-    finite = likelihood[np.isfinite(likelihood)]
-    if len(finite) < 1 / NOVEL_SHARE:
-        return np.zeros(len(likelihood), np.float32)
-    limit = np.quantile(finite, NOVEL_SHARE)
-    return np.where(likelihood <= limit, 15.0, 0.0).astype(np.float32)
 
 
 def _clusters(view: View) -> dict[str, int]:
