@@ -85,7 +85,7 @@ def _detail(page: Page, out: Path) -> None:
     page.locator(".shot").nth(5).click()
     page.wait_for_selector("#detail-facts table")
     page.click("#explain")
-    page.locator("#detail-said", has_text="looked for").wait_for(timeout=60_000)
+    page.locator("#detail-said", has_text="looked for").wait_for(timeout=100_000)
     page.wait_for_timeout(1000)
     page.screenshot(path=out / "dashboard-detail.png")
     page.click("#detail-close")

@@ -19,7 +19,7 @@ from streamer.dashboard.frames import read_frame, write_frame
 from streamer.plan import StageSpec
 from streamer.versions import current_version
 
-ANSWER_S: Final = 40.0  # importing torch takes some seconds on a busy machine; then a frame some 100 ms
+ANSWER_S: Final = 90.0  # at the lowest priority importing torch may take a minute; then a frame some 100 ms
 IDLE_S: Final = 60.0  # its 400 MB are given back after this
 
 Answer = dict[str, Any]

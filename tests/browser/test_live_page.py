@@ -64,7 +64,7 @@ def test_a_click_opens_a_frame(page: Page, seen: Seen) -> None:
     expect(facts).to_contain_text("train")
     expect(page.locator("#detail canvas").first).to_be_visible()
     page.click("#explain")
-    expect(page.locator("#detail-said")).to_contain_text("Where droplet_cnn looked for", timeout=45_000)
+    expect(page.locator("#detail-said")).to_contain_text("Where droplet_cnn looked for", timeout=100_000)
     page.keyboard.press("Escape")
     expect(page.locator("#detail")).to_be_hidden()
     assert seen == Seen([], [])
