@@ -12,7 +12,7 @@ OPERATOR = (
     stat("Events a second", "Events received.", f"stream:streamer_events:rate1m{S}", "ops"),
     stat(
         "Hit rate",
-        "Kept by a rule, of those a model answered.",
+        "Kept by a rule (random samples are no hits), of those a model answered.",
         f"stream:streamer_hits:ratio_rate1m{S}",
         "percentunit",
     ),
@@ -73,7 +73,7 @@ OPERATOR = (
     ),
     Panel(
         "Hit rate",
-        "Kept by a rule, of those a model answered.",
+        "Kept by a rule (random samples are no hits), of those a model answered.",
         ((f"stream:streamer_hits:ratio_rate1m{S}", "{{stream}}"),),
         "percentunit",
     ),

@@ -78,6 +78,8 @@ class Snapshot:
     stages: Mapping[str, StageState]
     storing: bool
     bundles: Sequence[tuple[str, str]]
+    samples: frozenset[str]
+    """Routes that were random samples (`one_in`) when the run began: what they keep are no hits."""
     run: RunFacts
 
 
@@ -131,16 +133,27 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Snapshot], float]]]] = {
     "storing": ("1 while kept events are written to files", lambda s: float(s.storing)),
 }
 
-# Counters with one more label: name -> (help, label, values).
-_LABELLED: Final[dict[str, tuple[str, str, Callable[[Snapshot], Mapping[str, int]]]]] = {
-    "events_kept_total": ("Events kept by a route", "route", lambda s: s.ledger.kept),
-    "events_failopen_total": ("Events kept without an answer", "reason", lambda s: s.ledger.failopen),
-    "events_shed_total": ("Events whose data are gone", "reason", lambda s: s.ledger.shed),
-    "messages_rejected_total": ("Messages refused", "reason", lambda s: s.ledger.rejected),
+# Counts by the values of more labels.
+Counts = Mapping[tuple[str, ...], int]
+
+# Counters with more labels: name -> (help, labels, values).
+_LABELLED: Final[dict[str, tuple[str, tuple[str, ...], Callable[[Snapshot], Counts]]]] = {
+    "events_kept_total": (
+        "Events kept by a route; kind `rule`: hits, `sample`: drawn",
+        ("route", "kind"),
+        lambda s: _kept(s),
+    ),
+    "events_failopen_total": (
+        "Events kept unclassified: without an answer",
+        ("reason",),
+        lambda s: _single(s.ledger.failopen),
+    ),
+    "events_shed_total": ("Events whose data are gone", ("reason",), lambda s: _single(s.ledger.shed)),
+    "messages_rejected_total": ("Messages refused", ("reason",), lambda s: _single(s.ledger.rejected)),
     "verdicts_total": (
         "Events by their verdict, when they are counted",
-        "verdict",
-        lambda s: _verdicts(s.ledger),
+        ("verdict",),
+        lambda s: _single(_verdicts(s.ledger)),
     ),
 }
 
@@ -165,6 +178,18 @@ _RUN: Final[dict[str, tuple[str, Callable[[RunFacts], tuple[Mapping[str, str], f
     "disk_free_bytes": ("Free space of the output's disk", lambda r: ({}, r.disk_free_bytes)),
     "disk_reserve_bytes": ("Free space that is never used", lambda r: ({}, r.disk_reserve_bytes)),
 }
+
+
+def _single(counts: Mapping[str, int]) -> Counts:
+    return {(key,): count for key, count in counts.items()}
+
+
+def _kept(snapshot: Snapshot) -> Counts:
+    """By route and by its kind at the start: a counter's labels must not change when a route is steered."""
+    return {
+        (route, "sample" if route in snapshot.samples else "rule"): count
+        for route, count in snapshot.ledger.kept.items()
+    }
 
 
 def _verdicts(ledger: StreamLedger) -> dict[str, int]:
@@ -225,11 +250,11 @@ def _plain(streams: Mapping[str, Snapshot]) -> Iterator[Metric]:
 
 
 def _labelled(streams: Mapping[str, Snapshot]) -> Iterator[Metric]:
-    for name, (text, label, values) in _LABELLED.items():
-        family = _family(name, text, ["stream", label])
+    for name, (text, labels, values) in _LABELLED.items():
+        family = _family(name, text, ["stream", *labels])
         for stream, snapshot in streams.items():
-            for key, count in values(snapshot).items():
-                family.add_metric([stream, key], count)
+            for keys, count in values(snapshot).items():
+                family.add_metric([stream, *keys], count)
         yield family
 
 

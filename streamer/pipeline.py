@@ -99,6 +99,7 @@ class Stream:
             stages=self._stages(),
             storing=self.spec.config.output.store and now.store,
             bundles=[(ref.name, ref.sha256) for ref in now.bundles],
+            samples=frozenset(r.name for r in self.spec.first_version.routes if r.one_in is not None),
             run=_run_facts(self.spec.config),
         )
 

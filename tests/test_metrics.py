@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 
 def fresh() -> Snapshot:
     """A stream that has received nothing, from real pages."""
-    layouts = (ingest_layout(), inference_layout(), sink_layout(["streaks"], 6))
+    layouts = (ingest_layout(), inference_layout(), sink_layout(["streaks", "drawn"], 6))
     pages = [Page(memoryview(bytearray(layout.size_bytes)), layout) for layout in layouts]
     return Snapshot(
         ledger=read_stream(*pages),
@@ -62,6 +62,7 @@ def fresh() -> Snapshot:
         stages={"ingest": replace(STAGE, up=True), "sink": STAGE},
         storing=False,
         bundles=[("cnn", "ab" * 32)],
+        samples=frozenset({"drawn"}),
         run=RUN,
     )
 
@@ -91,7 +92,7 @@ def test_every_series_exists_at_zero_before_the_first_event() -> None:
             assert value(families, f"streamer_events_{name}_total", stream="s", reason=reason) == 0
     for reason in REJECT_REASONS:
         assert value(families, "streamer_messages_rejected_total", stream="s", reason=reason) == 0
-    assert value(families, "streamer_events_kept_total", stream="s", route="streaks") == 0
+    assert value(families, "streamer_events_kept_total", stream="s", route="streaks", kind="rule") == 0
 
 
 def test_the_names_declared_are_those_exported() -> None:
@@ -111,7 +112,7 @@ def test_counts_come_out_under_their_names() -> None:
         accepted=7,
         received=100,
         vetoed=60,
-        kept={"streaks": 30},
+        kept={"streaks": 30, "drawn": 2},
         missing_upstream=4,
         rejected={"bad_header": 1},
     )
@@ -120,8 +121,9 @@ def test_counts_come_out_under_their_names() -> None:
     families = scrape({"s": snapshot, "t": fresh()})
     assert value(families, "streamer_events_received_total", stream="s") == 100
     assert value(families, "streamer_events_received_total", stream="t") == 0
-    assert value(families, "streamer_events_in_flight", stream="s") == 10
-    assert value(families, "streamer_events_kept_total", stream="s", route="streaks") == 30
+    assert value(families, "streamer_events_in_flight", stream="s") == 8
+    assert value(families, "streamer_events_kept_total", stream="s", route="streaks", kind="rule") == 30
+    assert value(families, "streamer_events_kept_total", stream="s", route="drawn", kind="sample") == 2
     assert value(families, "streamer_device_busy_seconds_total", stream="s") == 1.5
     assert value(families, "streamer_stage_restarts_total", stream="s", stage="sink") == 2
     assert value(families, "streamer_stage_up", stream="s", stage="ingest") == 1
@@ -129,7 +131,7 @@ def test_counts_come_out_under_their_names() -> None:
     assert value(families, "streamer_progress_age_seconds", stream="s", stage="ingest") == 0.25
     assert value(families, "streamer_ring_bytes_in_use", stream="s") == 300
     assert value(families, "streamer_ring_limit_bytes", stream="s") == 800
-    assert value(families, "streamer_verdicts_total", stream="s", verdict="keep") == 30
+    assert value(families, "streamer_verdicts_total", stream="s", verdict="keep") == 32
     assert value(families, "streamer_verdicts_total", stream="s", verdict="veto") == 60
     assert value(families, "streamer_verdicts_total", stream="s", verdict="failopen") == 0
     assert value(families, "streamer_model_info", stream="s", bundle="cnn", sha256="ab" * 32) == 1
