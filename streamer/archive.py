@@ -150,9 +150,10 @@ class Archive:
             series.resume(cursor)
 
     def set_version(self, version: Version) -> None:
-        """From now on this version answers: other files, unless it differs in storing alone."""
+        """From now on this version answers: other files, if bundles or rules are others."""
         old, self._version = self._version, version
-        if version.model_copy(update={"store": old.store}) == old:
+        rules = [make_router(self._spec, one).rules_sha256 for one in (old, version)]
+        if old.bundles == version.bundles and rules[0] == rules[1]:
             return
         for name, series, cursor in zip(self.names, self._series, self._cursor, strict=True):
             try:

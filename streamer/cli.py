@@ -62,10 +62,12 @@ def demo(
     report: Report = None,
     directory: Annotated[Path, typer.Option(help="Where the kept events go.")] = Path("out/demo"),
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the live page.")] = False,
+    socket: Control = "",
 ) -> None:
     """Simulated beamline, whole pipeline, live page; needs no configuration."""
     writable(report)
-    show = demonstration.prepare(directory)
+    show = demonstration.prepare(directory, socket)
+    control.check_free(show.config.control_endpoint)
     folder = Path(tempfile.mkdtemp(prefix="streamer-demo-"))
     stopped = threading.Event()
     view = threading.Thread(target=watch.watch, args=(show.results,), kwargs={"stop": stopped}, daemon=True)
@@ -153,8 +155,8 @@ def swap(
     """Give a stream another bundle of the same input and columns, without a gap."""
     path = str(Path(bundle).resolve()) if Path(bundle).is_dir() else bundle
     command = {"command": "swap", "stream": stream, "bundle": path, "by": BY}
-    answer = control.request(_control(socket), command, control.SWAP_S + 5)
-    console.print_json(json.dumps(answer["bundles"]))
+    answer = control.request(_control(socket), command, control.PATIENCE_S)
+    console.print_json(json.dumps({"run": answer["run"], "bundles": answer["bundles"]}))
 
 
 @app.command()
@@ -170,10 +172,9 @@ def steer(
 ) -> None:
     """Change a rule, name a cluster, start or stop storing, while the stream runs."""
     changes = steering.asked(route, {"when": when, "one_in": one_in, "enabled": enabled}, cluster, store)
-    for change in changes:
-        command = {"command": "steer", "stream": stream, "change": change, "by": BY}
-        answer = control.request(_control(socket), command, control.STEER_S + 5)
-    console.print_json(json.dumps(answer["steering"]))
+    command = {"command": "steer", "stream": stream, "changes": changes, "by": BY}
+    answer = control.request(_control(socket), command, control.PATIENCE_S)
+    console.print_json(json.dumps({"run": answer["run"]} | answer["steering"]))
 
 
 @app.command()
@@ -299,7 +300,8 @@ def main() -> None:
     try:
         app()
     except StreamerError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        lines = [log.printable(line) for line in str(error).splitlines()]
+        Console(stderr=True).print("error: " + "\n".join(lines), style="red", markup=False, highlight=False)
         # A service is started again after a failure, and not after a mistake that would only be repeated.
         sys.exit(2 if isinstance(error, ConfigError) else 1)
 

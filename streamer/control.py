@@ -7,6 +7,7 @@ something says who it is in "by". Answers: {"ok": true, ...} or {"ok": false, "e
 """
 
 import fcntl
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -20,10 +21,14 @@ import zmq
 from streamer import sockets
 from streamer.errors import ConfigError, StreamerError
 
+log = logging.getLogger(__name__)
+
 # A bundle must be read, checked and warmed up within this time.
 SWAP_S = 120.0
 # Rules are compiled between two batches.
 STEER_S = 10.0
+# Who asks waits longer than the run: one change waits for another.
+PATIENCE_S = SWAP_S + STEER_S + 5
 SLICE_MS = 100
 # While a change is under way: a person waits for its answer.
 BUSY_SLICE_MS = 20
@@ -74,7 +79,7 @@ class ControlServer:
         if len(parts) < 3 or parts[1]:
             return
         to, request = parts[:2], sockets.parse_request(parts[2:])
-        if request.get("command") not in self._changes:
+        if str(request.get("command")) not in self._changes:
             self._send(to, self._answer(request))
         elif len(self._under_way) >= MAX_CHANGES:
             self._send(to, {"ok": False, "error": f"{MAX_CHANGES} changes are under way; wait for them"})
@@ -85,16 +90,19 @@ class ControlServer:
         self._socket.send_multipart([*to, msgpack.packb(answer)])
 
     def _answer(self, request: Answer) -> Answer:
-        command = str(request.get("command"))
-        if command not in self._commands:
+        command = request.get("command")
+        if not isinstance(command, str) or command not in self._commands:
             return {
                 "ok": False,
-                "error": f"unknown command {command[:40]!r}; known: {list(self._commands)}",
+                "error": f"unknown command {str(command)[:40]!r}; known: {list(self._commands)}",
             }
         try:
             return {"ok": True} | self._commands[command](request)
         except (StreamerError, TimeoutError) as error:
             return {"ok": False, "error": str(error)}
+        except Exception as error:  # one strange request must not cost the run its control
+            log.exception("control: %s failed", command)
+            return {"ok": False, "error": f"{command} failed: {error!r}; the log of the run says where"}
 
     def close(self) -> None:
         self._stopped.set()
@@ -126,6 +134,11 @@ def _lock(endpoint: str) -> IO[bytes]:
             f"another run has the control socket {endpoint}; stop it, or set another `control` here"
         ) from error
     return file
+
+
+def check_free(endpoint: str) -> None:
+    """Raises ConfigError if another run has the address: better known before a long preparation."""
+    _lock(endpoint).close()
 
 
 def _private_folder(endpoint: str) -> Path:

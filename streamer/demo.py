@@ -123,12 +123,12 @@ class Demo:
         return f"http://{served.address}:{served.port}"
 
 
-def prepare(directory: Path) -> Demo:
-    """The demo with free ports, storing below `directory`."""
+def prepare(directory: Path, control: str = "") -> Demo:
+    """The demo with free ports, storing below `directory`; `control`: its socket, if not the usual one."""
     ports = {name: f"tcp://127.0.0.1:{free_port()}" for name in ENDPOINTS}
     own = {"directory": directory, "metrics_port": 0, "page_port": free_port(), "transition": TRANSITION}
     text = TEMPLATE.format(**own, **ports)
-    config = numbered(parse(text, "demo"))
+    config = numbered(parse((f'control = "{control}"\n' if control else "") + text, "demo"))
     simulator = [sys.executable, "-m", "streamer.facility.simulator", "--endpoint"]
     return Demo(
         config,

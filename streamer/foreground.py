@@ -6,6 +6,7 @@ metrics, when to stop, the report and the exit code.
 
 import json
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from streamer import control, metrics, notify
 from streamer.errors import ConfigError
 from streamer.ledger import BATCH_EDGES, LATENCY_EDGES_S
 from streamer.pipeline import Pipeline
+from streamer.stage import allow_files
 from streamer.steering import as_answer
 from streamer.supervisor import Child
 from streamer.versions import current_version
@@ -25,6 +27,8 @@ from streamer.versions import current_version
 log = logging.getLogger(__name__)
 
 TICK_S = 0.05
+# Between two changes of a run, s.
+CHANGE_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,11 @@ def run(
     start.
     """
     with ExitStack() as stack:
-        # First: it takes what it is told by out of the environment, so that no stage inherits it.
-        notifier = stack.enter_context(notify.Notifier())
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(pipeline)
+        # Before anything is started: it takes what it is told by out of the environment.
+        notifier = stack.enter_context(notify.Notifier())
+        allow_files()  # a stranger's connections must not keep the run from its own
         _serve(stack, pipeline)
         pipeline.start(lambda: bool(interrupts))
         on_start()
@@ -115,7 +120,8 @@ def _serve(stack: ExitStack, pipeline: Pipeline) -> None:
     if config.metrics.serve:
         port, stop = metrics.serve(pipeline.snapshots, config.metrics.address, config.metrics.port)
         stack.callback(stop)
-        log.info("metrics at http://%s:%d/metrics", config.metrics.address, port)
+        pipeline.metrics_address = f"http://{config.metrics.address}:{port}/metrics"
+        log.info("metrics at %s", pipeline.metrics_address)
 
 
 def status(pipeline: Pipeline) -> dict[str, Any]:
@@ -136,6 +142,22 @@ def status(pipeline: Pipeline) -> dict[str, Any]:
         "proposal": config.proposal,
         "started_at": pipeline.started_at_s,
         "stopping": pipeline.stopping,
+        "endpoints": endpoints(pipeline),
+    }
+
+
+def endpoints(pipeline: Pipeline) -> dict[str, Any]:
+    """Where the run is reached, and which one it is: one may run beside another."""
+    config = pipeline.config
+    page = pipeline.page_address()
+    return {
+        "pid": os.getpid(),
+        "directory": str(config.output.directory.resolve()) if config.output.store else None,
+        "control": config.control_endpoint,
+        "metrics": pipeline.metrics_address,
+        "page": page,
+        "results": {stream.name: stream.publish.results for stream in config.stream},
+        "verdicts": {stream.name: stream.publish.verdicts for stream in config.stream},
     }
 
 
@@ -160,11 +182,11 @@ def swap(pipeline: Pipeline, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def steer(pipeline: Pipeline, request: dict[str, Any]) -> dict[str, Any]:
-    """Change a stream's rules, names or storing."""
-    change = request.get("change")
-    if not isinstance(change, dict):
-        raise ConfigError(f"steer: expected a change, as a map, got {str(change)[:40]!r}")
-    return _change(pipeline, request, {"change": change}, control.STEER_S)
+    """Change a stream's rules, names or storing: one `change`, or several `changes` as one."""
+    changes = request.get("changes", [request.get("change")])
+    if not isinstance(changes, list) or not all(isinstance(change, dict) for change in changes):
+        raise ConfigError(f"steer: expected changes, each a map, got {str(changes)[:40]!r}")
+    return _change(pipeline, request, {"changes": changes}, control.STEER_S)
 
 
 def _change(
@@ -175,7 +197,12 @@ def _change(
     address = pipeline.control_address(name)
     stream = pipeline.streams[name]
     inference, before = stream.children["inference"], as_answer(*current_version(stream.spec))
+    if not inference.up:
+        raise ConfigError(f"inference of stream {name} is starting; try again in some seconds")
     asked = inference.pid
+    # Each change closes the files of the one before: at this pace the sink follows on any disk.
+    time.sleep(max(0.0, pipeline.changed_s + CHANGE_EVERY_S - time.monotonic()))
+    pipeline.changed_s = time.monotonic()
 
     def alive() -> bool:
         return inference.up and inference.pid == asked and not pipeline.stopping
@@ -183,8 +210,14 @@ def _change(
     try:
         answer = control.forward(address, action, limit_s, alive)
     except TimeoutError as error:
-        answer = {"ok": False, "error": str(error)}
+        answer = {
+            "ok": False,
+            "error": f"{error}; whether it was made, the version in `streamer status` says",
+        }
     after = as_answer(*current_version(stream.spec))
-    result = {"before": before, "after": after} if answer.get("ok") else {"refused": answer.get("error", "")}
-    pipeline.journal.add(request.get("by"), name, action, **result)
-    return answer
+    if after != before and not answer.get("ok"):  # inference died between doing it and saying so
+        answer = {"ok": True, "steering": after, "bundles": after["bundles"]}
+    result = {"before": before, "after": after} if answer.get("ok") else {"refused": answer.get("error")}
+    for one in [{"change": change} for change in action.get("changes", [])] or [action]:
+        pipeline.journal.add(request.get("by"), name, one, **result)
+    return answer | {"run": pipeline.config.run}

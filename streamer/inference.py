@@ -304,8 +304,8 @@ class Inference:
         """Change rules at once; begin a swap, and adopt it between two batches, when it is loaded."""
         if self.swap is None and sockets.readable(self.control):
             request = sockets.receive_request(self.control)
-            if isinstance(request.get("change"), dict):
-                self.control.send(msgpack.packb(self._steer(request["change"])))
+            if "changes" in request:
+                self.control.send(msgpack.packb(self._steer(request["changes"])))
             else:
                 name = str(request.get("bundle", ""))
                 self.swap = Swap(self.stage.spec, self.ring.frames, self.loaded, name)
@@ -324,23 +324,31 @@ class Inference:
             self.page.values[self.at["swaps_refused"]] += 1
             self.page.commit()
             return {"ok": False, "error": swap.error}
-        self._serve(swap.loaded, "swaps")
+        try:
+            self._serve(swap.loaded, "swaps")
+        except ConfigError as error:
+            return {"ok": False, "error": str(error)}
         self.stage.log.info("swapped: now %s", [ref.name for ref in self.loaded.refs])
         return {"ok": True, "bundles": [ref.model_dump() for ref in self.loaded.refs]}
 
-    def _steer(self, change: dict[str, Any]) -> dict[str, Any]:
-        """Other rules for the same bundles, from the next answer on, or why not."""
+    def _steer(self, changes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Other rules for the same bundles, from the next answer on: all of the changes, or none and why."""
+        version = self.loaded.version
         try:
-            version = steered(self.stage.spec, self.loaded.version, change)
+            for change in changes:
+                version = steered(self.stage.spec, version, change)
             router = make_router(self.stage.spec, version, self.loaded.manifests)
+            if version != self.loaded.version:
+                self._serve(replace(self.loaded, version=version, router=router), "steerings")
         except ConfigError as error:
             return {"ok": False, "error": str(error)}
-        if version != self.loaded.version:
-            self._serve(replace(self.loaded, version=version, router=router), "steerings")
         return {"ok": True, "steering": as_answer(self.version, self.loaded.version)}
 
     def _serve(self, loaded: Loaded, counter: str) -> None:
-        """Noted before the first answer of it: the sink reads there what a slot's number means."""
+        """Noted before the first answer of it: the sink reads there what a slot's number means.
+
+        Raises ConfigError if it cannot be noted; the old version goes on.
+        """
         self.version = note_version(self.stage.spec, loaded.version)
         self.loaded = loaded
         self.page.values[self.at[counter]] += 1

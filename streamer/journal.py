@@ -8,6 +8,7 @@ the place of the last.
 import json
 import logging
 import os
+import stat
 import time
 from collections import deque
 from pathlib import Path
@@ -41,7 +42,11 @@ class Journal:
     def _write(self, line: str) -> None:
         if self.path is None:
             return
-        with self.path.open("a") as file:
+        # A link would be followed to somewhere else, and a FIFO would be waited for.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        with os.fdopen(os.open(self.path, flags, 0o644), "a") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError("it is not a regular file")
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

@@ -249,8 +249,8 @@ class StreamLedger:
 
     @property
     def imbalance(self) -> int:
-        """Messages without an outcome, and outcomes without an event. Must be 0."""
-        return self.messages - self.accepted - sum(self.rejected.values()) + min(0, self.in_flight)
+        """Messages without an outcome or the reverse, and outcomes without an event. Must be 0."""
+        return abs(self.messages - self.accepted - sum(self.rejected.values())) + max(0, -self.in_flight)
 
     @property
     def closed(self) -> bool:

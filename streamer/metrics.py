@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from streamer.errors import ConfigError
+from streamer import scrape
 from streamer.ledger import BATCH_EDGES, EXPORT_EDGES_S, LATENCY_EDGES_S, StreamLedger
 
 log = logging.getLogger(__name__)
@@ -321,20 +321,7 @@ def serve(
     """Serve /metrics from a thread; returns the port and the function that stops it. Raises ConfigError."""
     registry = CollectorRegistry()
     registry.register(StreamCollector(read))
-    try:
-        server, thread = start_http_server(port, address, registry)
-    except OSError as error:
-        raise ConfigError(
-            f"metrics: cannot listen on {address}:{port}: {error.strerror}. Is another run using it? "
-            "Choose another metrics.port, or 0 for any."
-        ) from error
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=5)
-
-    return int(server.server_port), stop
+    return scrape.serve(registry, address, port)
 
 
 def names() -> Iterable[str]:

@@ -176,9 +176,9 @@ def _period_s(period_us: str, pid: str) -> float | None:
     """The watchdog's period in seconds; None if none is set or it is meant for another process."""
     if not period_us or (pid and pid != str(os.getpid())):
         return None
-    if not (period_us.isascii() and period_us.isdecimal() and int(period_us)):
+    if not (period_us.isascii() and period_us.isdecimal() and len(period_us) < 20 and int(period_us)):
         raise ConfigError(
-            f"WATCHDOG_USEC: expected a positive number of microseconds, got {period_us!r}; the service "
+            f"WATCHDOG_USEC: expected a positive number of microseconds, got {period_us[:40]!r}; the service "
             "manager sets it: unset it"
         )
     return int(period_us) * 1e-6

@@ -194,6 +194,9 @@ class Pipeline:
         stages = [child for stream in self.streams.values() for child in stream.children.values()]
         self.supervisor = Supervisor([*stages, *([self.dashboard] if self.dashboard else [])], output)
         self.started_s, self.started_at_s = 0.0, 0.0
+        self.metrics_address: str | None = None
+        self.changed_s = 0.0
+        """Monotonic time of the last change that somebody asked for."""
         self.stopping = False
         self.stopped_s = 0.0
 
@@ -268,6 +271,16 @@ class Pipeline:
         self.stopping = True
         self.supervisor.stop()
         self.stopped_s = self.stopped_s or time.monotonic()
+
+    def page_address(self) -> str | None:
+        """Where the live page is; None while there is none. Its process notes the port that it got."""
+        if self.dashboard is None:
+            return None
+        try:
+            port = int((self.folder / "dashboard.port").read_text())
+        except (OSError, ValueError):
+            port = self.config.dashboard.port
+        return f"http://{self.config.dashboard.address}:{port}" if port else None
 
     # --- what a person asks -------------------------------------------------------------------------
 

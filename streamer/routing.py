@@ -11,7 +11,8 @@ with SHA-256 of run, stream and route; an event is drawn when hash % one_in == 0
 one_in / 2**64. The route is in the seed so that two samples of one stream are independent: with one hash for
 both, one_in = 100 behind one_in = 10 would never draw.
 
-The hash of the rules is of their text. What calibrated.label stands for is pinned by the hash of the bundle.
+The hash of the rules is of their text, and of the clusters that they name. What calibrated.label stands for
+is pinned by the hash of the bundle.
 """
 
 import ast
@@ -96,7 +97,9 @@ class Router:
         if problems:
             raise RouteError(f"stream {stream!r}: routes cannot be used:\n  " + "\n  ".join(problems))
         self.names = tuple(route.name for route in routes)
-        self.rules_sha256 = hashlib.sha256("\n".join(rule.text for rule in rules).encode()).hexdigest()
+        named = [json.dumps(sorted(names.clusters_used.items()))] if names.clusters_used else []
+        text = "\n".join([*(rule.text for rule in rules), *named])
+        self.rules_sha256 = hashlib.sha256(text.encode()).hexdigest()
         self._seeds = [_seed(run, stream, name) for name in self.names]
         self._variables = names.used
         used_attached = [v.column for v in names.used if v.column in vocabulary.attached]

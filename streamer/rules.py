@@ -98,6 +98,7 @@ class Names:
         for threshold in vocabulary.thresholds:
             self.thresholds.setdefault(identifier(threshold.label), []).append(threshold)
         self.clusters = vocabulary.clusters
+        self.clusters_used: dict[str, int] = {}
         for name, meaning in ((CALIBRATED, "thresholds of bundles"), (NAMED, "clusters with a name")):
             if name in self.known or name in self.vectors:
                 problems.append(f"the name {name!r} stands for the {meaning}; rename the column")
@@ -151,6 +152,7 @@ class Names:
     def cluster(self, name: str) -> float | str:
         """The number of a cluster by its name, or what is wrong with it."""
         if name in self.clusters:
+            self.clusters_used[name] = self.clusters[name]
             return float(self.clusters[name])
         known = ", ".join(f"{NAMED}.{known}" for known in sorted(self.clusters)[:20]) or "none"
         return f"no cluster has this name (there are: {known}); name it first, or write its number"

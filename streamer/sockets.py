@@ -4,6 +4,7 @@ Owns the options of every socket of ZeroMQ; knows nothing of what is in the mess
 process that uses it. A facility's messages come another way: `receiver`.
 """
 
+import json
 import random
 import socket as system
 import time
@@ -92,7 +93,8 @@ def parse_request(parts: Sequence[bytes]) -> dict[str, Any]:
     """The same of a message that has come."""
     try:
         request = msgpack.unpackb(b"".join(parts), max_map_len=64, max_array_len=64, max_ext_len=0)
-    except (ValueError, msgpack.UnpackException):
+        json.dumps(request)  # plain values only: it is logged and journalled
+    except (TypeError, ValueError, RecursionError, msgpack.UnpackException):
         return {}
     return request if isinstance(request, dict) else {}
 
@@ -114,7 +116,12 @@ def ask(
         while not socket.poll(ASK_SLICE_MS):
             if time.monotonic() > end_s or not alive():
                 raise TimeoutError(f"no answer from {endpoint} within {timeout_s:g} s, or it ended meanwhile")
-        answer: dict[str, Any] = msgpack.unpackb(socket.recv())
+        try:
+            answer = msgpack.unpackb(socket.recv())
+        except (ValueError, msgpack.UnpackException):
+            answer = None
+        if not isinstance(answer, dict):
+            raise ConfigError(f"{endpoint} answers something else: is that the control socket of a run?")
         return answer
 
 

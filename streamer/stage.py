@@ -43,7 +43,7 @@ class Stage:
         self.shared = Shared(spec)
         self.page = Page(self.shared.pages[name], getattr(self.shared.layouts, name))
         self.log = logging.getLogger(f"{spec.stream}.{name}")
-        _allow_files()
+        allow_files()
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches the whole group; the supervisor decides
 
@@ -69,7 +69,7 @@ class Stage:
         self.page.progress(time.monotonic_ns())
 
 
-def _allow_files() -> None:
+def allow_files() -> None:
     """As many open files as we may have: idle connections must not keep the sink from opening a file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

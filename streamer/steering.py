@@ -45,13 +45,15 @@ def asked(
     """The changes that the options of a command line ask for. Raises ConfigError for none, or a bad one."""
     given = {key: value for key, value in values.items() if value is not None}
     changes: list[dict[str, Any]] = []
-    if route is not None or given:
+    if (route is None) != (not given):
+        raise ConfigError("--route NAME goes with --when, --one-in, --enable or --disable, and these with it")
+    if route is not None:
         if given.get("one_in") == 0:
             given["one_in"] = None
         changes.append({"route": route} | given)
     if cluster is not None:
         name, equals, number = cluster.partition("=")
-        if not equals or not (number == "" or number.isdecimal()):
+        if not equals or not (number == "" or (number.isdecimal() and len(number) < 10)):
             raise ConfigError(f"--cluster {cluster!r}: expected NAME=NUMBER, or NAME= to forget the name")
         changes.append({"cluster": name, "number": int(number) if number else None})
     if store is not None:

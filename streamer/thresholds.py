@@ -61,7 +61,9 @@ def with_constant(when: str, index: int, value: float) -> str:
 
 
 def _written(value: float) -> str:
-    """The shortest text within 12 digits: a slider's 0.30000000000000004 is 0.3."""
+    """The shortest text within 12 digits: a slider's 0.30000000000000004 is 0.3. Whole numbers are exact."""
+    if value == int(value) and abs(value) < 2**53:
+        return str(int(value))
     short = repr(float(f"{value:.12g}"))
     return short.removesuffix(".0") if short != "-0.0" else "0"
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from streamer.errors import ConfigError
 from streamer.plan import BundleRef, StageSpec, Version
 
 FIRST = 1
@@ -31,9 +32,12 @@ def version(spec: StageSpec, number: int) -> Version:
 
 
 def note_version(spec: StageSpec, new: Version) -> int:
-    """Add a version as the current one; gives its number."""
+    """Add a version as the current one; gives its number. Raises ConfigError if it cannot be written."""
     number = current_version(spec)[0] + 1
-    _replace(spec.version_file(number), new.model_dump_json())
+    try:
+        _replace(spec.version_file(number), new.model_dump_json())
+    except OSError as error:
+        raise ConfigError(f"cannot note the change in {spec.folder}: {error.strerror}; look there") from error
     return number
 
 

@@ -217,3 +217,42 @@ def test_what_nobody_can_be_answered_for_is_ignored(endpoint: str) -> None:
         socket.send_multipart([b"x", b"y", b"z"])
     with pytest.raises(ConfigError, match="unknown command 'none'"):
         request(endpoint, {"command": "none"}, 10.0)
+
+
+def test_a_command_that_fails_in_its_own_way_costs_only_itself(endpoint: str) -> None:
+    def broken(_: dict[str, Any]) -> dict[str, Any]:
+        raise ZeroDivisionError("of ours")
+
+    commands = {"broken": broken, "change": broken, "status": lambda _: {}}
+    with ControlServer(endpoint, commands, ("change",)):
+        for command in ("broken", "change"):
+            with pytest.raises(ConfigError, match=f"{command} failed: ZeroDivisionError"):
+                request(endpoint, {"command": command}, 10.0)
+        for strange in ({"a": 1}, None, 7, ["status"], b"status"):
+            with pytest.raises(ConfigError, match="unknown command"):
+                request(endpoint, {"command": strange}, 10.0)
+        assert request(endpoint, {"command": "status"}, 10.0)["ok"]
+
+
+def test_an_answer_that_is_none_is_told(folder: Path) -> None:
+    address = f"ipc://{folder}/other"
+    with zmq.Context() as context, context.socket(zmq.REP) as other:
+        other.set(zmq.LINGER, 0)
+        other.bind(address)
+        for answer in (msgpack.packb([1]), b"\xc1", msgpack.packb(7)):
+            errors: list[BaseException] = []
+
+            def ask_it(errors: list[BaseException] = errors) -> None:
+                try:
+                    request(address, {"command": "status"}, 10.0)
+                except BaseException as error:
+                    errors.append(error)
+
+            asker = threading.Thread(target=ask_it)
+            asker.start()
+            assert other.poll(10_000)
+            other.recv()
+            other.send(answer)
+            asker.join(10)
+            assert isinstance(errors[0], ConfigError)
+            assert "answers something else" in str(errors[0])

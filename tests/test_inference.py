@@ -347,7 +347,7 @@ def test_a_change_of_rules_decides_from_the_next_answer_on(stream: Line) -> None
     take(ingest, message(1, 6, events(6, seed=3)))
     serve(inference, stream)
     change = {"route": stream.spec.first_version.routes[0].name, "when": "latent.a > 1e9"}
-    answer = Asker(stream, {"change": change}).answer(inference.step)
+    answer = Asker(stream, {"changes": [change]}).answer(inference.step)
     assert answer["ok"], answer
     assert (answer["steering"]["version"], answer["steering"]["routes"][0]["when"]) == (2, "latent.a > 1e9")
     take(ingest, message(2, 6, events(6, seed=3)))
@@ -371,12 +371,15 @@ def test_a_change_that_cannot_be_leaves_the_rules_as_they_are(stream: Line) -> N
         ({"route": "none", "when": "latent.a > 1"}, "no route 'none'"),
         ({"store": "yes"}, "expected a route with"),
     ):
-        answer = Asker(stream, {"change": change}).answer(inference.step)
+        answer = Asker(stream, {"changes": [change]}).answer(inference.step)
         assert not answer["ok"]
         assert why in answer["error"]
     assert (inference.version, stream.get("inference", "steerings")) == (1, 0)
+    both = [{"route": name, "when": "latent.a > 7"}, {"route": "none", "enabled": True}]
+    assert not Asker(stream, {"changes": both}).answer(inference.step)["ok"]
+    assert inference.loaded.version == stream.spec.first_version, "all of the changes or none"
     same = {"route": name, "enabled": True}
-    assert Asker(stream, {"change": same}).answer(inference.step)["steering"]["version"] == 1
+    assert Asker(stream, {"changes": [same]}).answer(inference.step)["steering"]["version"] == 1
 
 
 def test_a_swap_is_adopted_under_endless_load_on_a_device_with_two_batches_under_way(

@@ -1,6 +1,7 @@
 """Who changed what: noted with time and value, whatever becomes of the file."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -38,3 +39,15 @@ def test_it_keeps_the_newest_in_memory() -> None:
         journal.add("x" * 1000, "s", {"number": number})
     assert [entry["action"]["number"] for entry in journal.newest] == list(range(5, NEWEST + 5))
     assert len(journal.newest[0]["by"]) == 40
+
+
+def test_a_link_is_not_followed_and_a_fifo_not_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "target").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("link", "fifo"):
+        Journal(tmp_path / name).add("dashboard", "s", {"store": False}, after={})
+        assert f"{name} cannot be written" in caplog.text
+    assert (tmp_path / "target").read_text() == ""

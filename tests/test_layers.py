@@ -17,6 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for names in (
         "errors",
         "log memory ledger fields journal terminal",
+        "scrape",
         "metrics ids",
         "wire express assemble align attach ring batching rules thresholds routing results columns sockets "
         "tokens slots zmtp receiver config",
@@ -32,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     )
 )
 # Layers whose modules build on one another. Cycles are looked for everywhere.
-INSIDE = {3, 4, 5, 6}
+INSIDE = {4, 5, 6, 7}
 STAGES = {"ingest", "inference", "sink"}
 TORCH_ALLOWED = {
     "streamer.dashboard.explain_worker",

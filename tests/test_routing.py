@@ -466,3 +466,29 @@ def test_the_hash_of_the_rules_is_of_their_text_not_of_the_threshold() -> None:
         for value in (0.1, 0.2)
     }
     assert len(hashes) == 1
+
+
+def test_named_clusters_are_constants_and_part_of_the_hash() -> None:
+    def named(when: str, **clusters: int) -> Router:
+        return Router([Route("a", when)], Vocabulary(COLUMNS, clusters=clusters), 1, "s")
+
+    made = named("cluster == named.rings", rings=3)
+    decision = made.decide(table(3, cluster=[2, 3, 4]), *ids(3))
+    assert decision.route.tolist() == [NO_ROUTE, 0, NO_ROUTE]
+    assert made.rules_sha256 != named("cluster == named.rings", rings=4).rules_sha256
+    plain = "cluster == 3"
+    assert named(plain, rings=3).rules_sha256 == named(plain).rules_sha256, "a name no rule uses"
+    with pytest.raises(RouteError, match=r"no cluster has this name \(there are: named.rings\)"):
+        named("cluster == named.shells", rings=3)
+    with pytest.raises(RouteError, match="name it first"):
+        named("cluster == named")
+
+
+def test_a_disabled_route_keeps_its_place_and_matches_nothing() -> None:
+    one = router(Route("a", "p.Streak >= 0", enabled=False), Route("b"))
+    assert one.names == ("a", "b")
+    assert one.decide(table(2), *ids(2)).route.tolist() == [1, 1]
+    with pytest.raises(RouteError, match="none is enabled"):
+        router(Route("a", enabled=False))
+    with pytest.raises(RouteError, match="unknown name"):
+        router(Route("a", "nothing > 1", enabled=False), Route("b"))

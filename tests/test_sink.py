@@ -293,7 +293,7 @@ def test_steering_changes_files_and_storing_at_its_block(folder: Path) -> None:
             (None, {"route": "low", "when": "train_id > 0"}, {"store": False}, {"store": True}), 1
         ):
             if change is not None:
-                answer = inference._steer(change)
+                answer = inference._steer([change])
                 assert answer["ok"], answer
             take(ingest, message(train, 4))
             drain(ingest, inference, sink)

@@ -116,5 +116,8 @@ def test_the_options_of_a_command_line() -> None:
     for cluster in ("rings", "rings=x", "rings=-1"):
         with pytest.raises(ConfigError, match="expected NAME=NUMBER"):
             asked(None, {}, cluster, None)
+    for route, values in (("low", {}), (None, {"when": "p.x > 1"})):
+        with pytest.raises(ConfigError, match="--route NAME goes with"):
+            asked(route, values, None, None)
     with pytest.raises(ConfigError, match="nothing to change"):
         asked(None, {}, None, None)

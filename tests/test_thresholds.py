@@ -87,3 +87,8 @@ def test_what_is_written_is_a_rule_again_with_that_number(
     after = constants(text)
     assert [c for c in after if c.index != index] == [c for c in found if c.index != index]
     assert after[index].value == pytest.approx(value, rel=1e-11)
+
+
+def test_whole_numbers_are_written_exactly() -> None:
+    assert with_constant("train_id > 5", 0, 1234567890123) == "train_id > 1234567890123"
+    assert with_constant("p.x > 5", 0, 0.30000000000000004) == "p.x > 0.3"

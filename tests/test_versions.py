@@ -6,6 +6,7 @@ import pytest
 from core_support import config_text
 
 from streamer.config import parse
+from streamer.errors import ConfigError
 from streamer.pipeline import resolve
 from streamer.plan import BundleRef, StageSpec
 from streamer.versions import FIRST, current_version, note_engine, note_version, noted_engine, version
@@ -56,3 +57,10 @@ def test_an_engine_is_noted_for_its_bundles(spec: StageSpec) -> None:
     note_engine(spec, other, "fast")
     note_engine(spec, one, "faster")
     assert (noted_engine(spec, one), noted_engine(spec, other)) == ("faster", "fast")
+
+
+def test_a_change_that_cannot_be_noted_is_refused(spec: StageSpec) -> None:
+    spec.version_file(2).with_suffix(".part").mkdir()
+    with pytest.raises(ConfigError, match="cannot note the change"):
+        note_version(spec, spec.first_version)
+    assert current_version(spec)[0] == FIRST

@@ -45,7 +45,8 @@ def test_rules_and_storing_change_while_the_stream_runs(folder: Path, noise: Wri
         assert before["kept"]["off"] == 0
         done = steer(pipeline, "--route", "off", "--when", "pulse_id >= 6", "--enable")
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["routes"][1]["when"] == "pulse_id >= 6"
+        answer = json.loads(done.stdout)
+        assert (answer["run"], answer["routes"][1]["when"]) == (1, "pulse_id >= 6")
         assert after(pipeline, 10)["kept"]["off"] > 0, "the ledger shows it"
         assert steer(pipeline, "--no-store").returncode == 0
         quiet = after(pipeline, 10)
