@@ -140,9 +140,7 @@ def test_counts_come_out_under_their_names() -> None:
 
 def test_more_outcomes_than_events_is_an_imbalance() -> None:
     ledger = replace(fresh().ledger, received=5, vetoed=7)
-    assert (
-        value(scrape({"s": replace(fresh(), ledger=ledger)}), "streamer_ledger_imbalance", stream="s") == 2
-    )
+    assert value(scrape({"s": replace(fresh(), ledger=ledger)}), "streamer_ledger_imbalance", stream="s") == 2
 
 
 def test_what_is_true_of_the_run_is_said_once() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from streamer import log, memory
+from streamer.dashboard.bounded_log import Bounded
 from streamer.errors import EXIT_CONFIG, EXIT_RESTART, ConfigError
 from streamer.ledger import Page, dashboard_layout
 from streamer.stage import follow_parent
@@ -38,6 +39,8 @@ def main() -> None:
     follow_parent(supervisor)
     os.nice(NICE)
     log.setup("dashboard")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Bounded())
     try:
         if find_spec("bokeh") is None:
             raise ConfigError("the page needs bokeh; install it with: pip install 'xfel-streamer[dashboard]'")

@@ -22,6 +22,7 @@ from bokeh.server.tornado import BokehTornado
 from bokeh.server.views.doc_handler import DocHandler
 from bokeh.server.views.static_handler import StaticHandler
 from bokeh.server.views.ws import WSHandler
+from bokeh.util.token import get_session_id
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
@@ -39,6 +40,7 @@ UNUSED_MS: Final = 5_000  # a page that is closed, or never connected, is forgot
 CHECK_UNUSED_MS: Final = 2_000
 TOKEN_LIFE_S: Final = 60  # from the page's text to its websocket
 PING_MS: Final = 10_000
+SILENCE_S: Final = 30  # of a connection that asks nothing; a browser opens another one
 ASSETS: Final = Path(__file__).parent / "assets"
 
 
@@ -52,7 +54,9 @@ class Guarded(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None))[1]
-        reason = error.log_message if isinstance(error, HTTPError) and error.log_message else self._reason
+        reason = self._reason
+        if isinstance(error, HTTPError) and error.log_message and not error.args:
+            reason = error.log_message
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish(f"{status_code}: {reason}\n")
 
@@ -112,11 +116,22 @@ class Socket(Guarded, WSHandler):
         return hosts.allows_origin(origin, self.request.host)
 
     async def _async_open(self, token: str) -> None:
-        sessions = list(self.application_context.sessions)
-        if len(sessions) > MAX_PAGES:
+        if len(list(self.application_context.sessions)) > MAX_PAGES:
             self.close(1013, "too many pages")
             return
+        if self._is_connected(token):
+            self.close(1008, "another window has this page")  # it would steer as that one may
+            return
         await super()._async_open(token)
+
+    def _is_connected(self, token: str) -> bool:
+        """Whether the session that the token names has its websocket. False for what is no token."""
+        try:
+            wanted = get_session_id(token)
+        except (KeyError, TypeError, ValueError):  # also what is not base64 or not JSON
+            return False
+        sessions = self.application_context.sessions
+        return any(session.id == wanted and session.connection_count > 0 for session in sessions)
 
 
 class Static(Guarded, StaticHandler):
@@ -204,6 +219,11 @@ def listen(
     application = Application(FunctionHandler(make_page))
     hosts = security.hosts(where.address, port, where.origins)
     pages = PageServer({"/": application}, hosts, more)
-    http = HTTPServer(pages, max_buffer_size=MAX_MESSAGE_BYTES * 2, max_body_size=MAX_REQUEST_BYTES)
+    http = HTTPServer(
+        pages,
+        max_buffer_size=MAX_MESSAGE_BYTES * 2,
+        max_body_size=MAX_REQUEST_BYTES,
+        idle_connection_timeout=SILENCE_S,
+    )
     http.add_socket(bound)
     return BaseServer(IOLoop.current(), pages, http), port

@@ -69,11 +69,19 @@ def test_guessing_is_slow_for_all_pages_together() -> None:
     clock = Clock()
     gate = Gate("token", clock)
     assert gate.attempt("guess", "one page") == "wrong"
-    assert gate.attempt("token", "another") == "wait"
+    assert gate.attempt("guess", "another") == "wait"
     clock.now_s += ATTEMPT_PAUSE_S / 2
     assert gate.attempt("guess", "one page") == "wait"
     clock.now_s += ATTEMPT_PAUSE_S / 2
     assert gate.attempt("token", "another") == "open"
+
+
+def test_who_guesses_does_not_keep_the_operator_out() -> None:
+    gate = Gate("token", Clock())
+    for guess in ("guess", "x" * 10_000, "\ud800", ""):
+        assert gate.attempt(guess, "one page") in ("wrong", "wait")
+        assert gate.attempt("token", "another") == "open"
+    assert Gate("", Clock()).attempt("", "one page") == "wrong", "no token opens nothing"
 
 
 def test_an_unlocked_page_locks_itself() -> None:

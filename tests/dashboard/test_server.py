@@ -164,3 +164,20 @@ def test_a_port_that_is_taken_is_told() -> None:
             listen(Listening("127.0.0.1", port), make_page)
 
     served(test)
+
+
+def test_a_page_has_one_window() -> None:
+    """Who reads the text of an open page must not steer as it may."""
+
+    async def test(port: int) -> None:
+        token, ours = token_in((await get(port)).body.decode()), f"http://127.0.0.1:{port}"
+        first = await open_socket(port, token, Origin=ours)
+        assert await first.read_message() is not None
+        second = await open_socket(port, token, Origin=ours)
+        assert await second.read_message() is None
+        assert (second.close_code, first.close_code) == (1008, None)
+        second.close()
+        first.close()
+        await asyncio.sleep(0.05)
+
+    served(test)
