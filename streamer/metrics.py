@@ -106,7 +106,7 @@ _PLAIN: Final[dict[str, tuple[str, Callable[[Snapshot], float]]]] = {
     "events_not_stored_total": ("Events kept while storing was off", lambda s: s.ledger.not_stored),
     "store_errors_total": ("Appends and closings that the files refused", lambda s: s.ledger.store_errors),
     "events_classified_total": (
-        "Events whose verdict inference has sent, fail-open or not",
+        "Events whose verdict inference has sent, kept unclassified or not",
         lambda s: s.answered,
     ),
     "batches_total": ("Batches given to the device", lambda s: s.batches),

@@ -96,7 +96,7 @@ def summary(report: Mapping[str, Any]) -> str:
     """A run in one line, from the report of `Pipeline.report`."""
     parts = [
         f"{name}: {stream['received']:,} events, {stream['events_per_s']:,.0f}/s, "
-        f"{sum(stream['failopen'].values()):,} fail-open, {sum(stream['shed'].values()):,} shed"
+        f"{sum(stream['failopen'].values()):,} kept unclassified, {sum(stream['shed'].values()):,} shed"
         for name, stream in report["streams"].items()
     ]
     return "; ".join(parts)

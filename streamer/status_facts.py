@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from streamer.status_numbers import Recent, Report, imbalance, total
+from streamer.status_numbers import Recent, Report, total
 from streamer.terminal import aligned, clean, count, counted, duration, percent, plural, rate
 
 LONGEST: Final = 160  # of one text from a person: two lines of a common terminal
+SILENT_S: Final = 3.0  # a source without a message for longer: an alarm; thirty trains of the European XFEL
 
 
 class Row(NamedTuple):
@@ -69,8 +70,8 @@ def span(recent: Recent) -> str:
 
 
 def _flow(recent: Recent) -> Row:
-    if not recent.received_per_s:
-        return Row("rate", f"NOTHING CAME {span(recent)}: is the source sending?", alarm=True)
+    if recent.silent_s > SILENT_S:
+        return Row("rate", f"NOTHING CAME for {recent.silent_s:.0f} s: is the source sending?", alarm=True)
     rates = (recent.received_per_s, recent.kept_per_s, recent.vetoed_per_s)
     come, kept, vetoed = map(rate, rates)
     return Row("rate", f"{come} events/s, {kept} kept, {vetoed} vetoed, {span(recent)}", first=True)
@@ -85,7 +86,7 @@ def _times(recent: Recent) -> Row:
 
 def _ledger(stream: Report) -> Iterator[Row]:
     """Terms that are 0 are left out, so that the line is one; kept and vetoed always stand there."""
-    terms = [("kept", total(stream["kept"])), ("fail-open", total(stream["failopen"]))]
+    terms = [("kept", total(stream["kept"])), ("kept unclassified (failopen)", total(stream["failopen"]))]
     terms += [
         ("vetoed", stream["vetoed"]),
         ("shed", total(stream["shed"])),
@@ -93,7 +94,7 @@ def _ledger(stream: Report) -> Iterator[Row]:
     ]
     told = [f"{count(number)} {word}" for word, number in terms if number or word in ("kept", "vetoed")]
     yield Row("ledger", f"{count(stream['received'])} received = " + " + ".join(told), first=True)
-    if off := imbalance(stream):
+    if off := stream["imbalance"]:
         yield Row(
             "IMBALANCE", f"of {count(off)}: the ledger DOES NOT ADD UP; keep the logs, it is our fault", True
         )
@@ -102,7 +103,7 @@ def _ledger(stream: Report) -> Iterator[Row]:
 def _losses(stream: Report, recent: Recent) -> Iterator[Row]:
     """What went wrong, each kind with its reasons; nothing where nothing did. An alarm while it goes on."""
     for key, name, text in (
-        ("failopen", "fail-open", "kept without an answer"),
+        ("failopen", "unclassified", "kept unclassified (failopen)"),
         ("rejected", "rejected", "messages refused"),
     ):
         if reasons := counted(stream[key]):
@@ -134,6 +135,21 @@ def _storing(stream: Report, steering: Mapping[str, Any]) -> Iterator[Row]:
         yield Row("STORING", f"IS OFF: kept events are NOT written, {count(lost)} until now", alarm=True)
     elif "store" in steering:
         yield Row("storing", "on" + (f"; it was off for {plural(lost, 'kept event')}" if lost else ""))
+
+
+def endpoint_rows(report: Report) -> list[Row]:
+    """Where the run can be reached and where its files are, a row each; none if it does not tell."""
+    told = {clean(str(name)): _place(value) for name, value in report.get("endpoints", {}).items()}
+    return [Row(name, place) for name, place in told.items() if place]
+
+
+def _place(value: Any) -> str:
+    """One place, or one of every stream; empty for what the run does not have."""
+    if isinstance(value, Mapping):
+        return "  ".join(f"{clean(str(of))} {clean(str(place), LONGEST)}" for of, place in value.items())
+    if isinstance(value, list | tuple):
+        return "  ".join(clean(str(place), LONGEST) for place in value)
+    return "" if value is None else clean(str(value), LONGEST)
 
 
 def route_lines(name: str, report: Report) -> list[str]:

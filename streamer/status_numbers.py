@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 Report: TypeAlias = Mapping[str, Any]
 
@@ -27,12 +27,13 @@ class Recent:
     span_s: float
     whole_run: bool  # the span is the run until now: there is no earlier answer to compare with
     received_per_s: float
-    kept_per_s: float  # fail-open included
+    kept_per_s: float  # those kept unclassified included
     vetoed_per_s: float
     p50_s: float | None  # upper edges of their buckets: at most 25 % too large
     p99_s: float | None
     batch_events: float | None  # median
     lately: Mapping[str, int]  # events and messages by LOSSES
+    silent_s: float  # no message came for so long, as far as the answers tell
 
 
 class History:
@@ -53,10 +54,20 @@ class History:
     def recent(self, stream: str) -> Recent:
         """From the oldest answer to the newest; from the start of the run if there is only one."""
         now, before = self._answers[-1], self._answers[0]
+        told, silent_s = now["streams"][stream], self._silent_s(stream)
         if len(self._answers) < 2 or now["duration_s"] <= before["duration_s"]:
-            return _recent(now["streams"][stream], {}, now["duration_s"], whole_run=True)
-        span_s = now["duration_s"] - before["duration_s"]
-        return _recent(now["streams"][stream], before["streams"].get(stream, {}), span_s, whole_run=False)
+            return _recent(told, {}, _Span(now["duration_s"], True, silent_s))
+        span = _Span(now["duration_s"] - before["duration_s"], False, silent_s)
+        return _recent(told, before["streams"].get(stream, {}), span)
+
+    def _silent_s(self, stream: str) -> float:
+        """Since the first of the answers that know of no fewer messages than the newest."""
+        now = self._answers[-1]
+        messages = now["streams"][stream]["messages"]
+        if not messages:
+            return float(now["duration_s"])
+        same = [a for a in self._answers if a["streams"].get(stream, {}).get("messages") == messages]
+        return float(now["duration_s"] - same[0]["duration_s"])
 
 
 def _follows(before: Report, now: Report) -> bool:
@@ -65,19 +76,26 @@ def _follows(before: Report, now: Report) -> bool:
     return same and now["duration_s"] >= before["duration_s"] and received[1] >= received[0]
 
 
-def _recent(now: Report, before: Report, span_s: float, whole_run: bool) -> Recent:
+class _Span(NamedTuple):
+    """What Recent says of time."""
+
+    span_s: float
+    whole_run: bool
+    silent_s: float
+
+
+def _recent(now: Report, before: Report, span: _Span) -> Recent:
     def new(key: str) -> int:
         return total(now.get(key, 0)) - total(before.get(key, 0))
 
     def per_s(*keys: str) -> float:
-        return sum(map(new, keys)) / span_s if span_s > 0 else 0.0
+        return sum(map(new, keys)) / span.span_s if span.span_s > 0 else 0.0
 
     latency, batches = _difference(now, before, "latency"), _difference(now, before, "batch_events")
     edges_s = now.get("latency", {}).get("edges_s", [])
     told = now["verdict_latency_s"] if latency is None else {}
     return Recent(
-        span_s=span_s,
-        whole_run=whole_run,
+        **span._asdict(),
         received_per_s=per_s("received"),
         kept_per_s=per_s("kept", "failopen"),
         vetoed_per_s=per_s("vetoed"),
@@ -109,11 +127,3 @@ def quantile(edges: Sequence[float], counts: Sequence[int], q: float) -> float |
         return None
     held = next(index for index, sum_ in enumerate(accumulate(counts)) if sum_ >= reached)
     return edges[min(held, len(edges) - 1)]
-
-
-def imbalance(stream: Report) -> int:
-    """Messages without an outcome, and outcomes without an event; must be 0."""
-    if "imbalance" in stream:
-        return int(stream["imbalance"])
-    unaccounted = stream["messages"] - stream["accepted"] - total(stream["rejected"])
-    return int(unaccounted) + min(0, int(stream["in_flight"]))

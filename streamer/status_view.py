@@ -18,12 +18,21 @@ from rich.text import Text
 
 from streamer import control
 from streamer.errors import ConfigError
-from streamer.status_facts import LONGEST, Row, action_line, route_lines, stream_rows
+from streamer.status_facts import (
+    LONGEST,
+    SILENT_S,
+    Row,
+    action_line,
+    endpoint_rows,
+    route_lines,
+    stream_rows,
+)
 from streamer.status_numbers import History, Report
 from streamer.terminal import aligned, clean, clock, count, duration, rate
 
 PERIOD_S: Final = 1.0  # the rhythm in which a person reads
-GAP_S: Final = 1.0  # between the two answers of a single look: ten trains of the European XFEL
+GAP_S: Final = 1.0  # between two answers of a single look: ten trains of the European XFEL
+LOOKS: Final = int(SILENT_S / GAP_S) + 2  # of a single look at most: a silence is an alarm, or over, by then
 ASK_S: Final = 5.0  # for an answer: a pipeline at work answers in milliseconds
 LIVE_ASK_S: Final = 2.0  # while the page is live: it asks again
 ACTIONS: Final = 5  # newest ones of the steering journal
@@ -45,6 +54,11 @@ class State:
     def take(self, report: Report, entries: Entries, now_s: float) -> None:
         self.report, self.entries, self.answered_at_s, self.silent_since_s = report, entries, now_s, None
         self.history.add(report)
+
+    def undecided(self) -> bool:
+        """Nothing came from a source, but not for so long that it is an alarm."""
+        streams = self.report["streams"] if self.report else ()
+        return any(0 < self.history.recent(name).silent_s <= SILENT_S for name in streams)
 
     def lose(self, now_s: float) -> None:
         """It did not answer."""
@@ -79,10 +93,7 @@ def _head(state: State, now_s: float) -> Iterator[tuple[str, str]]:
     if state.silent_since_s is not None or state.report is None:
         since_s = now_s - (state.silent_since_s or now_s)
         yield f"NO PIPELINE ANSWERS at {clean(state.endpoint, LONGEST)} for {clock(since_s)}", ALARM
-        yield (
-            "It ended, has not started, or is busy with another bundle. This page takes it up by itself.",
-            "",
-        )
+        yield "It ended, or has not started. This page takes it up by itself.", ""
     if state.report is None or state.answered_at_s is None:
         return
     report = state.report
@@ -99,6 +110,8 @@ def _head(state: State, now_s: float) -> Iterator[tuple[str, str]]:
 
 def _full(report: Report, history: History, brief: bool) -> Iterator[RenderableType]:
     """Every stream with its facts and routes; `brief`: what comes first, and what needs attention."""
+    if not brief and (places := endpoint_rows(report)):
+        yield _grid(places)
     for name in report["streams"]:
         yield Text(clean(name), "bold underline")
         rows = list(stream_rows(name, report, history.recent(name)))
@@ -156,12 +169,15 @@ def ask(endpoint: str, timeout_s: float = LIVE_ASK_S) -> tuple[Report, Entries]:
 def once(endpoint: str, console: Console) -> None:
     """Print the state of the moment. Raises ConfigError.
 
-    Two answers, GAP_S apart: rates are of now.
+    Two answers, GAP_S apart: rates are of now. More while a source may be slow, or silent.
     """
     state = State(endpoint)
     state.take(*ask(endpoint, ASK_S), time.time())
-    time.sleep(GAP_S)  # not a wait for anybody: a rate is over a time
-    state.take(*ask(endpoint, ASK_S), time.time())
+    for _ in range(LOOKS - 1):
+        time.sleep(GAP_S)  # not a wait for anybody: a rate is over a time
+        state.take(*ask(endpoint, ASK_S), time.time())
+        if not state.undecided():
+            break
     console.print(render(state, time.time()))
 
 

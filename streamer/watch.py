@@ -26,9 +26,8 @@ LINE_PERIOD_S: Final = 1.0
 SILENT_S: Final = 3.0  # without a block for so long, the page says so: thirty trains
 BAR: Final = 26  # letters: a third of a common terminal
 LETTERS: Final = {KEPT: "#", VETOED: "-", FAILOPEN: "!", UNTOLD: "?"}
-WORDS: Final = {KEPT: "kept", VETOED: "vetoed", FAILOPEN: "fail-open", UNTOLD: "untold"}
+WORDS: Final = {KEPT: "kept", VETOED: "vetoed", FAILOPEN: "kept unclassified", UNTOLD: "untold"}
 NAME_WIDTH: Final = 18  # of a class or a verdict: failopen:nonfinite
-FEWEST: Final = 3  # lines of a stream: what it does, its verdicts, its routes
 WIDE: Final = 100  # columns from which latents have room as well
 ALARM: Final = "bold red"  # beside words in capitals, never alone
 
@@ -96,7 +95,7 @@ def _alarms(stream: StreamState, now_s: float) -> list[str]:
         blocks = plural(stream.missed_blocks, "block")
         found.append(f"  MISSED {blocks}: too slow here or on the way; the files have every event")
     if failed := counted(stream.failopens()):
-        found.append(f"  FAIL-OPEN, kept without an answer: {failed}")
+        found.append(f"  KEPT UNCLASSIFIED (failopen): {failed}")
     return found
 
 
@@ -152,7 +151,7 @@ def lines(state: WatchState) -> list[str]:
 def _plain(state: WatchState, name: str, stream: StreamState) -> str:
     outcomes = stream.outcomes()
     parts = [f"{name}: {stream.events} events, {rate(state.events_per_s(name))}/s"]
-    parts += [f"{kind} {percent(outcomes[kind], stream.events)}" for kind in (KEPT, VETOED, FAILOPEN)]
+    parts += [f"{WORDS[kind]} {percent(outcomes[kind], stream.events)}" for kind in (KEPT, VETOED, FAILOPEN)]
     parts += [" ".join(f"{route}={number}" for route, number in stream.routes.most_common())]
     parts += [duration(stream.latency_s)] if stream.latency_s is not None else []
     parts += [text.strip() for text in _alarms(stream, state.now_s)]

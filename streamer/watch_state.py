@@ -74,7 +74,7 @@ class StreamState:
     bins: deque[Bin] = field(default_factory=lambda: deque(maxlen=BINS + 1))  # the last may be under way
 
     def outcomes(self) -> Counter[str]:
-        """All events by outcome: kept (by a route or sample), vetoed, failopen, untold (no such column)."""
+        """All events by outcome: kept (by any route), vetoed, failopen, untold (no such column)."""
         return _outcomes(self.reasons, self.events)
 
     def failopens(self) -> dict[str, int]:

@@ -151,4 +151,7 @@ def test_a_status_is_one_line_and_short() -> None:
 
 def test_the_summary_names_what_an_operator_asks_first() -> None:
     stream = {"received": 1200, "events_per_s": 99.6, "failopen": {"timeout": 2, "overload": 1}, "shed": {}}
-    assert summary({"streams": {"droplets": stream}}) == "droplets: 1,200 events, 100/s, 3 fail-open, 0 shed"
+    assert (
+        summary({"streams": {"droplets": stream}})
+        == "droplets: 1,200 events, 100/s, 3 kept unclassified, 0 shed"
+    )

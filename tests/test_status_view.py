@@ -49,6 +49,7 @@ def report(told: dict[str, Any]) -> dict[str, Any]:
     for stage in running["stages"]["s"].values():
         stage |= {"up": True, "pid": 77}
     running["streams"]["s"] |= {
+        "messages": 100,
         "received": 1000,
         "vetoed": 700,
         "in_flight": 5,
@@ -64,7 +65,7 @@ def later(report: dict[str, Any], seconds: float, received: int = 0, **more: Any
     after = copy.deepcopy(report)
     after["duration_s"] += seconds
     stream = after["streams"]["s"]
-    stream |= {"received": stream["received"] + received, "vetoed": stream["vetoed"] + received} | more
+    stream |= {key: stream[key] + received for key in ("messages", "received", "vetoed")} | more
     return after
 
 
@@ -144,7 +145,7 @@ def test_a_pipeline_that_tells_less_is_shown_too(report: dict[str, Any]) -> None
     old = copy.deepcopy(report)
     for key in ("steering", "run", "proposal", "started_at", "stopping", "dashboard"):
         del old[key]
-    for key in ("latency", "batch_events", "ring", "imbalance", "not_stored"):
+    for key in ("latency", "batch_events", "ring", "not_stored"):
         del old["streams"]["s"][key]
     old["streams"]["s"]["verdict_latency_s"] = {"p50": 0.004, "p99": 0.011}
     text = shown(old, later(old, 1, received=8))
@@ -170,7 +171,7 @@ def test_a_pipeline_at_work(report: dict[str, Any]) -> None:
         *("late 295 28.1 %", "pulse_id > 3", "one in 1,000", "storing on", "rings = 3"),
     ):
         assert part in text
-    for word in ("DOWN", "IMBALANCE", "SHED", "NOTHING", "NOT", "fail-open:", "rejected"):
+    for word in ("DOWN", "IMBALANCE", "SHED", "NOTHING", "NOT", "unclassified", "rejected"):
         assert word not in text
 
 
@@ -178,7 +179,10 @@ def test_a_pipeline_at_work(report: dict[str, Any]) -> None:
     ("change", "words"),
     [
         ({"imbalance": -3}, "IMBALANCE of -3: the ledger DOES NOT ADD UP"),
-        ({"failopen": {"timeout": 12}}, "FAIL-OPEN kept without an answer: timeout 12; 12 in the last 1 s"),
+        (
+            {"failopen": {"timeout": 12}},
+            "UNCLASSIFIED kept unclassified (failopen): timeout 12; 12 in the last 1 s",
+        ),
         ({"rejected": {"bad_header": 2}}, "REJECTED messages refused: bad_header 2; 2 in the last 1 s"),
         ({"shed": {"ring_full": 7}}, "SHED data GONE: ring_full 7"),
         (
@@ -197,9 +201,9 @@ def test_what_went_wrong_is_told_in_words(report: dict[str, Any], change: dict[s
 def test_what_went_wrong_long_ago_is_told_without_alarm(report: dict[str, Any]) -> None:
     before = later(report, 0, failopen={"timeout": 12})
     text = shown(before, later(before, 5, received=1))
-    assert "fail-open" in text
+    assert "unclassified" in text
     assert "timeout 12; none in the last 5 s" in text
-    assert "FAIL-OPEN" not in text
+    assert "UNCLASSIFIED" not in text
 
 
 def test_stages_that_are_down_and_silence(report: dict[str, Any]) -> None:
@@ -207,7 +211,51 @@ def test_stages_that_are_down_and_silence(report: dict[str, Any]) -> None:
     after["stages"]["s"]["sink"] |= {"up": False, "restarts": 1}
     text = shown(report, after)
     assert "sink DOWN (1 restart)" in text
-    assert "NOTHING CAME in the last 10 s" in text
+    assert "NOTHING CAME for 10 s" in text
+
+
+def test_a_slow_source_is_no_alarm_and_a_silent_one_is(report: dict[str, Any]) -> None:
+    history = History()
+    for second in range(5):
+        history.add(later(report, second, messages=100 + max(0, second - 1) // 3))  # the third is the last
+    assert history.recent("s").silent_s == 0
+    came = {"messages": 101}
+    assert "NOTHING" not in shown(later(report, 0, **came), later(report, 1, **came))
+    assert "NOTHING" not in shown(*(later(report, second, **came) for second in (0, 1, 2, 3)))
+    assert "NOTHING CAME for 4 s" in shown(*(later(report, second, **came) for second in (0, 1, 2, 3, 4)))
+    old = [later(report, second, **came) for second in range(4)]
+    assert "NOTHING" not in shown(*old, later(report, 4, messages=102))
+
+
+def test_a_source_that_never_sent_is_silent_from_the_start(report: dict[str, Any]) -> None:
+    assert "NOTHING CAME for 100 s" in shown(later(report, 0, messages=0))
+
+
+def test_a_single_look_waits_until_a_silence_is_told_from_a_slow_source(
+    folder: Path, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_view, "GAP_S", 0.01)
+    endpoint = f"ipc://{folder}/control"
+    for last, told in ((10**6, True), (3, False)):
+        console = Console(file=io.StringIO(), width=80, color_system=None)
+        with answering(endpoint, report, silent_until=last):
+            status_view.once(endpoint, console)
+        assert ("NOTHING CAME" in console.file.getvalue()) == told
+
+
+def test_where_the_run_can_be_reached_is_a_line_each(report: dict[str, Any]) -> None:
+    assert "tcp://" not in shown(report)
+    report["endpoints"] = {
+        "results": {"s": "tcp://127.0.0.1:45450"},
+        "page": None,
+        "pid": 17,
+        "directory": "/data/\x1b[2J",
+    }
+    text = shown(report)
+    assert re.search(r"^  results +s tcp://127.0.0.1:45450 *$", text, re.MULTILINE)
+    assert re.search(r"^  pid +17 *$", text, re.MULTILINE)
+    assert re.search(r"^  directory +/data/\?\[2J *$", text, re.MULTILINE)
+    assert "page" not in text.replace("live page", "")
 
 
 def test_a_pipeline_that_starts_is_no_alarm(told: dict[str, Any]) -> None:
@@ -257,7 +305,7 @@ def test_names_do_not_command_the_terminal(report: dict[str, Any]) -> None:
     assert text.count("?[2J[red]x") >= 4
 
 
-@pytest.mark.parametrize("height", [70, 36, 24, 10])
+@pytest.mark.parametrize("height", [90, 36, 24, 10])
 def test_a_low_terminal_keeps_what_needs_attention(report: dict[str, Any], height: int) -> None:
     for index in range(3):
         for part in ("streams", "stages", "steering"):
@@ -268,7 +316,7 @@ def test_a_low_terminal_keeps_what_needs_attention(report: dict[str, Any], heigh
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "data GONE: disk_full 5" in text
     assert ("pulse_id > 3" in text) == (height >= 36)
-    assert ("slots in use" in text) == (height == 70)
+    assert ("slots in use" in text) == (height == 90)
     assert ("sink up (pid 77, 2 restarts)" in flat(text)) == (height >= 36)
     assert "kept/s" in text or height >= 36
     assert len(text.splitlines()) < height or height == 10
@@ -288,11 +336,16 @@ def test_no_color_and_pipes_get_no_escapes(report: dict[str, Any], monkeypatch: 
 
 
 @contextmanager
-def answering(endpoint: str, report: dict[str, Any]) -> Iterator[None]:
-    """A control socket that tells `report`, each time a second later."""
+def answering(endpoint: str, report: dict[str, Any], silent_until: int = 0) -> Iterator[None]:
+    """A control socket that tells `report`, each time a second later, and messages from then on."""
     calls = iter(range(10**6))
+
+    def told() -> dict[str, Any]:
+        second = next(calls)
+        return later(report, second, received=second, messages=100 + max(0, second - silent_until))
+
     commands = {
-        "status": lambda _: {"report": later(report, next(calls), received=next(calls))},
+        "status": lambda _: {"report": told()},
         "journal": lambda _: {"entries": []},
     }
     with ControlServer(endpoint, commands):

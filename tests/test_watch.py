@@ -120,10 +120,10 @@ def test_the_page_shows_what_matters():
     for part in (
         *("droplets   16 events/s   8 events   latency 20 ms   no block missed", "# kept 50.0 %"),
         *(
-            "! fail-open 25.0 %",
+            "! kept unclassified 25.0 %",
             "streaks 2",
             "100.0 %   0.90",
-            "FAIL-OPEN, kept without an answer",
+            "KEPT UNCLASSIFIED (failopen)",
         ),
         *("timeout 2", "Streak 0.90, Core 0.75", "+0.00 +1.00 +2.00", "failopen:timeout", "veto"),
     ):
@@ -172,7 +172,14 @@ def test_lines_show_the_same():
     state.update(block(sequence=4), NOW_S)
     (line,) = lines(state)
     for part in (
-        *("droplets: 16 events", "kept 50.0 %", "failopen 25.0 %", "streaks=4", "20 ms", "MISSED 3 blocks"),
+        *(
+            "droplets: 16 events",
+            "kept 50.0 %",
+            "kept unclassified 25.0 %",
+            "streaks=4",
+            "20 ms",
+            "MISSED 3 blocks",
+        ),
         "10 7 failopen:timeout Streak 0.90",
     ):
         assert part in line
