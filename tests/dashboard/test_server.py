@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -25,7 +26,10 @@ def make_page(document: Document) -> None:
 
 
 def served(test: Test) -> None:
-    """Run a test against a server on a free port."""
+    """Run a test against a server on a free port.
+
+    In a thread of its own: after a browser's test a loop of Playwright's is left in the main one.
+    """
 
     async def run() -> None:
         served, port = listen(Listening("127.0.0.1", 0), make_page)
@@ -37,7 +41,8 @@ def served(test: Test) -> None:
             served.unlisten()
             await asyncio.sleep(0)
 
-    asyncio.run(run())
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(run())).result()
 
 
 async def get(port: int, path: str = "/", **headers: str) -> HTTPResponse:
