@@ -16,7 +16,7 @@ import numpy.typing as npt
 from models.manifest import BundleError, Manifest
 from streamer.device import NoRunner, Runner
 from streamer.errors import ConfigError
-from streamer.plan import BundleRef, StageSpec, Version, find_bundle, make_router, pin_bundle
+from streamer.plan import BundleRef, StageSpec, Version, find_bundle, make_router, pin_bundle, schema
 from streamer.results import BundleRef as PublishedBundle
 from streamer.routing import Router
 from streamer.versions import note_engine, noted_engine
@@ -125,7 +125,7 @@ def replace(old: Loaded, name: str) -> list[BundleRef]:
     folder = find_bundle(name)
     new = load_bundle(folder).manifest
     for index, manifest in enumerate(old.manifests):
-        if _schema(new) == _schema(manifest):
+        if schema(new) == schema(manifest):
             ref = BundleRef(name=new.name, path=str(folder), sha256=new.sha256)
             return [*old.refs[:index], ref, *old.refs[index + 1 :]]
     have = {manifest.name: [c.name for c in manifest.columns] for manifest in old.manifests}
@@ -133,7 +133,3 @@ def replace(old: Loaded, name: str) -> list[BundleRef]:
         f"bundle {name} gives the columns {[c.name for c in new.columns]} for {new.input_dtype} events of "
         f"shape {list(new.input_shape)}; a swap needs a running bundle of the same input and columns: {have}"
     )
-
-
-def _schema(manifest: Manifest) -> tuple[Any, ...]:
-    return (manifest.columns, tuple(manifest.input_shape), manifest.input_dtype)

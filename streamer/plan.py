@@ -183,6 +183,11 @@ def check_input(stream: StreamConfig, manifest: Manifest) -> None:
         )
 
 
+def schema(manifest: Manifest) -> tuple[Any, ...]:
+    """What a bundle takes and gives: one of the same can take its place while the stream runs."""
+    return (manifest.columns, tuple(manifest.input_shape), manifest.input_dtype)
+
+
 def _is_float(dtype: str) -> bool:
     return np.dtype(dtype).kind == "f"
 

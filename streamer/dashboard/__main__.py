@@ -5,7 +5,6 @@ and is followed by nobody: killed at any time, it is started again and nothing e
 """
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from streamer import log, memory
 from streamer.dashboard.bounded_log import Bounded
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 LIFE_MS: Final = 500
 NICE: Final = 10  # below the stages, which share the cores with it
-WORKERS: Final = 4  # threads that wait for the control socket; a swap holds one for seconds
+WORKERS: Final = 8  # threads that wait for the control socket; a change may hold one for two minutes
 
 logger = logging.getLogger("dashboard")
 
@@ -70,19 +69,19 @@ async def serve(folder: Path) -> None:
 
     for name in ("bokeh", "tornado"):  # below: lines that anybody who asks for nonsense could make endless
         logging.getLogger(name).setLevel(logging.ERROR)
-    settings: dict[str, Any] = json.loads((folder / "dashboard.json").read_text())
-    where = Listening(settings["address"], settings["port"], tuple(settings["origins"]))
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # ^C reaches the whole group; the supervisor decides
     with Feed(folder) as feed, ThreadPoolExecutor(WORKERS, "action") as executor:
-        service = make_service(feed, settings["token"], executor)
+        settings = feed.settings
+        where = Listening(settings.address, settings.port, settings.origins)
+        service = make_service(feed, settings.token, executor)
         pictures = (r"/shot/([A-Za-z0-9_-]+)/(\d{1,20})/(\d{1,20})", Pictures, {"board": service.board})
         server, port = listen(where, lambda document: LivePage(service, document).open(), [pictures])
         (folder / "dashboard.port").write_text(f"{port}\n")
         server.start()
-        PeriodicCallback(sign_of_life(settings["fd"], server), LIFE_MS).start()
+        PeriodicCallback(sign_of_life(settings.fd, server), LIFE_MS).start()
         logger.info("the page is at http://%s:%d/", where.address, port)
         await stopped.wait()
         service.explainer.close()

@@ -159,7 +159,9 @@ def _zone_s(now_s: float) -> float:
 def _shares(parts: Mapping[str, Floats]) -> dict[str, Floats]:
     """Each part over the sum of all, both summed over SMOOTH_S; 0 where nothing was answered."""
     n = len(next(iter(parts.values())))
-    window = np.ones(min(SMOOTH_S, max(1, n)))
+    if n == 0:  # the page's first second has not passed
+        return dict(parts)
+    window = np.ones(min(SMOOTH_S, n))
     summed = {name: np.convolve(values, window)[:n] for name, values in parts.items()}
     total = np.maximum(sum(summed.values(), np.zeros(n)), 1.0)
     return {name: values / total for name, values in summed.items()}

@@ -14,7 +14,6 @@ from streamer.dashboard.preview import Preview, preview
 from streamer.dashboard.security import UNLOCKED_S, Access, Gate
 from streamer.errors import ConfigError
 from streamer.log import printable
-from streamer.routing import Route
 from streamer.thresholds import with_constant
 
 Ask = Mapping[str, Any]
@@ -24,6 +23,7 @@ LOCKED: Final = "This page is locked: unlock steering with the token first."
 WAIT: Final = "Too fast after a wrong token; wait a second and give it again."
 WRONG: Final = "That is not the token. `streamer token` tells it to who started the run."
 BAD: Final = "The page asked for something that cannot be; load it again."
+NO_ANSWER: Final = "No answer yet; the journal will say whether it was done."
 MAX_TEXT: Final = 1000  # of a name or a path
 MAX_SLIDERS: Final = 32
 
@@ -81,15 +81,14 @@ class Desk:
             case "cluster":
                 return "Give the cluster a name."
             case "route":
-                changed = self._rule(self.board.view(stream), asked)
-                return changed if isinstance(changed, str) else {"route": changed.name, "when": changed.when}
+                return self._rule(self.board.view(stream), asked)
         return BAD
 
     def _steer(self, stream: str, change: dict[str, Any]) -> Answer:
         try:
             told = self.board.feed.steer(stream, change)
-        except ConfigError as error:
-            return {"ok": False, "text": f"Refused: {printable(str(error))}"}
+        except (ConfigError, TimeoutError) as error:
+            return _not_done(error)
         return {
             "ok": True,
             "text": f"Done: {in_words(change)}; version {told.get('version', '?')} of {stream}.",
@@ -98,20 +97,18 @@ class Desk:
     def _swap(self, stream: str, bundle: str) -> Answer:
         try:
             self.board.feed.swap(stream, bundle)
-        except ConfigError as error:
-            return {"ok": False, "text": f"Refused: {printable(str(error))}"}
+        except (ConfigError, TimeoutError) as error:
+            return _not_done(error)
         return {"ok": True, "text": f"Done: {stream} runs {printable(bundle)}."}
 
     # --- rules ----------------------------------------------------------------------------------------
 
-    def _rule(self, view: View, asked: Ask) -> Route | str:
-        """The route with the sliders' values in its rule; or what is wrong."""
-        routes = {route.name: route for route in _routes(view)}
-        values = asked.get("values")
-        route = routes.get(_text(asked, "route"))
-        if route is None or route.when is None or not isinstance(values, dict) or len(values) > MAX_SLIDERS:
+    def _rule(self, view: View, asked: Ask) -> dict[str, Any] | str:
+        """The change that puts the sliders' values into the rule of a route; or what is wrong."""
+        route, values = _text(asked, "route"), asked.get("values")
+        when = _shown_rules(view).get(route)
+        if when is None or not isinstance(values, dict) or len(values) > MAX_SLIDERS:
             return BAD
-        when = route.when
         try:
             for index, value in values.items():
                 if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -119,34 +116,41 @@ class Desk:
                 when = with_constant(when, int(index), float(value))
         except (ConfigError, ValueError, OverflowError) as error:
             return printable(str(error))
-        return Route(route.name, when, route.one_in, route.enabled)
+        return {"route": route, "when": when}
 
     def preview(self, asked: Ask) -> Answer:
         """What the changed rule would keep of the newest events. Reads only: a locked page may ask."""
         if asked.get("stream") not in self.board.feed.streams:
             return {"ok": False, "text": BAD}
         view = self.board.view(str(asked["stream"]))
-        changed = self._rule(view, asked)
-        if isinstance(changed, str):
-            return {"ok": False, "text": changed}
-        routes = [changed if route.name == changed.name else route for route in _routes(view)]
-        found = preview(view.state, routes, view.steering.get("clusters", {}))
-        return {"ok": not found.problem, "text": _preview_words(found, changed.name, changed.enabled)}
+        change = self._rule(view, asked)
+        if isinstance(change, str):
+            return {"ok": False, "text": change}
+        found = preview(view.state, change)
+        return {"ok": not found.problem, "text": _preview_words(found, change["route"])}
 
 
-def _preview_words(found: Preview, route: str, enabled: bool) -> str:
+def _not_done(error: Exception) -> Answer:
+    """What is said of a refusal; and of no answer, which is none."""
+    refused = not isinstance(error, TimeoutError)
+    return {"ok": False, "text": f"Refused: {printable(str(error))}" if refused else NO_ANSWER}
+
+
+def _preview_words(found: Preview, route: str) -> str:
     if found.problem:
-        return found.problem
-    if not enabled:
+        return printable(found.problem)
+    if route not in found.enabled:
         return "This route is off; it would keep nothing."
     now, then = found.now.get(route, 0), found.then.get(route, 0)
-    return f"would keep {then:,} of the newest {found.n:,} events; now {now:,}"
+    words = f"would keep {then:,} of the newest {found.n:,} events; now {now:,}"
+    if found.unclear_then:
+        words += f". For {found.unclear_then:,} events a rule has no answer: they would be kept unclassified"
+    return words
 
 
-def _routes(view: View) -> list[Route]:
-    """The routes as they run, in order; those that are off among them."""
-    told = view.steering.get("routes", [])
-    return [Route(r["name"], r["when"], r["one_in"], r["enabled"]) for r in told]
+def _shown_rules(view: View) -> dict[str, str | None]:
+    """The rules of the routes as the page shows them; None: every event."""
+    return {route["name"]: route["when"] for route in view.steering.get("routes", [])}
 
 
 def _text(asked: Ask, key: str) -> str:

@@ -33,8 +33,9 @@ TURN_S: Final = 0.1
 ASK_EVERY_S: Final = 1.0
 # A run that has not answered by then is busy, with a swap for instance; the page says so.
 ANSWER_S: Final = 3.0
-STEER_S: Final = 5.0
-
+# A change waits in the run behind another one, a swap at the longest.
+CHANGE_S: Final = control.SWAP_S + 5.0
+JOURNAL_S: Final = 5.0
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -55,8 +56,6 @@ class Settings(BaseModel):
     streams: tuple[str, ...]
     fd: int = -1
     """Memory in which the page's process says that it lives (`ledger.dashboard_layout`); -1: none."""
-    metrics_port: int | None = None
-    """None: none are served."""
 
 
 @dataclass
@@ -95,22 +94,30 @@ class Feed:
     # --- what a person does; these wait -------------------------------------------------------------
 
     def steer(self, stream: str, change: Mapping[str, Any]) -> dict[str, Any]:
-        """Change the stream; its steering afterwards. Raises ConfigError with the run's reason."""
-        answer = self._request({"command": "steer", "stream": stream, "change": dict(change)}, STEER_S)
+        """Change the stream; its steering afterwards. Raises ConfigError with the run's reason, and
+        TimeoutError if nobody knows yet whether it is done.
+        """
+        answer = self._request({"command": "steer", "stream": stream, "change": dict(change)}, CHANGE_S)
         steering: dict[str, Any] = answer.get("steering", {})
         return steering
 
     def swap(self, stream: str, bundle: str) -> dict[str, Any]:
-        """Another bundle for a stream; the run's answer. Raises ConfigError. May take `control.SWAP_S`."""
-        return self._request({"command": "swap", "stream": stream, "bundle": bundle}, control.SWAP_S)
+        """Another bundle for a stream; the run's answer. Raises as `steer` does. May take CHANGE_S."""
+        return self._request({"command": "swap", "stream": stream, "bundle": bundle}, CHANGE_S)
 
     def journal(self) -> list[dict[str, Any]]:
-        """The newest hundred actions, oldest first. Raises ConfigError."""
-        entries: list[dict[str, Any]] = self._request({"command": "journal"}, STEER_S).get("entries", [])
+        """The newest hundred actions, oldest first. Raises ConfigError and TimeoutError."""
+        entries: list[dict[str, Any]] = self._request({"command": "journal"}, JOURNAL_S).get("entries", [])
         return entries
 
     def _request(self, command: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        return control.request(self.settings.control, command | {"by": "dashboard"}, timeout_s)
+        """Raises ConfigError for a refusal, TimeoutError without an answer: that is none."""
+        try:
+            return control.request(self.settings.control, command | {"by": "dashboard"}, timeout_s)
+        except ConfigError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise TimeoutError(str(error)) from error
+            raise
 
     # --- the thread ---------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 Owns the words; the pictures come by their own addresses (pictures.py), the whole frame by detail.py.
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -88,8 +87,3 @@ def _probability(value: float) -> str:
 
 def _fact(name: str, value: str) -> dict[str, Any]:
     return {"name": name, "cells": [value], "kind": ""}
-
-
-def classes(view: View) -> Mapping[str, int]:
-    """Classes that Grad-CAM can be asked for, and their places in p."""
-    return {label: index for index, label in enumerate(view.labels)}

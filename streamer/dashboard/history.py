@@ -1,7 +1,7 @@
-"""What came in each of the last ten minutes' seconds: counts, mean probabilities, latency.
+"""What came in each of the last ten minutes' seconds: counts and mean probabilities.
 
 Owns numbers only: no sockets and no clock, the time is an argument. Counts are exact, whatever the sample is.
-Memory is laid out once: about 600 x (200 + routes + labels) numbers of 8 bytes, 1 MB of a usual stream.
+Memory is laid out once: 600 x (20 + routes + labels) numbers of 8 bytes, 0.2 MB of a usual stream.
 """
 
 import threading
@@ -12,16 +12,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from streamer.columns import Array
 from streamer.errors import FAILOPEN_REASONS
 from streamer.routing import REASON_SAMPLE, REASON_VETO, REASONS
 from streamer.rules import Table
 
 KEPT_S: Final = 600  # what a shift looks back on at a glance; Grafana has the rest
-# Bins of latency: 20 a decade from 0.1 ms, so a quantile is right within 6 %; the last holds all above 100 s.
-_BINS_A_DECADE: Final = 20
-_LOWEST_S: Final = 1e-4
-_BINS: Final = 6 * _BINS_A_DECADE
 _FIRST_FAILOPEN: Final = len(REASONS) - len(FAILOPEN_REASONS)
 
 Counts = npt.NDArray[np.int64]
@@ -48,9 +43,6 @@ class Seconds:
     """What the columns of `mean_p` are."""
     mean_p: Floats
     """[n, labels] mean probabilities of the events with an answer; NaN where there was none."""
-    latency_p50_s: Floats
-    """[n] from the last byte's arrival to here, over all events, within 6 %; NaN where none came."""
-    latency_p99_s: Floats
 
 
 class History:
@@ -64,7 +56,6 @@ class History:
         self._kept = np.zeros((KEPT_S, len(self.routes)), np.int64)
         self._p_sum = np.zeros((KEPT_S, len(self.labels)))
         self._answered = np.zeros(KEPT_S, np.int64)
-        self._latency = np.zeros((KEPT_S, _BINS), np.int64)
         self._first: int | None = None
         self._now = 0
 
@@ -76,17 +67,15 @@ class History:
             self._open(int(now_s))
 
     def add(self, events: Table, now_s: float) -> None:
-        """Events that came at `now_s`: columns reason, route, received_at [n], and p [n, labels] if known."""
+        """Events that came at `now_s`: columns reason and route [n], and p [n, labels] if known."""
         reasons = np.bincount(events["reason"], minlength=len(REASONS))
         route = events["route"]
         kept = np.bincount(route[route >= 0], minlength=len(self.routes))
-        latency = np.bincount(_bins(now_s - events["received_at"]), minlength=_BINS)
         answered, p_sum = self._sum_p(events)
         with self._lock:
             row = self._open(int(now_s))
             self._reasons[row] += reasons
             self._kept[row] += kept
-            self._latency[row] += latency
             self._answered[row] += answered
             self._p_sum[row] += p_sum
 
@@ -104,7 +93,7 @@ class History:
         if self._first is None:
             self._first = second
         if self._second[row] != second:
-            for counts in (self._reasons, self._kept, self._p_sum, self._answered, self._latency):
+            for counts in (self._reasons, self._kept, self._p_sum, self._answered):
                 counts[row] = 0
             self._second[row] = second
         self._now = second
@@ -119,9 +108,9 @@ class History:
             t = np.arange(max(first, self._now - KEPT_S + 1), self._now)
             rows = t % KEPT_S
             written = self._second[rows] == t
-            reasons, kept, p_sum, answered, latency = (
+            reasons, kept, p_sum, answered = (
                 np.where(written.reshape(-1, *(1,) * (counts.ndim - 1)), counts[rows], 0)
-                for counts in (self._reasons, self._kept, self._p_sum, self._answered, self._latency)
+                for counts in (self._reasons, self._kept, self._p_sum, self._answered)
             )
         with np.errstate(invalid="ignore"):
             mean_p = p_sum / np.where(answered, answered, np.nan)[:, None]
@@ -136,22 +125,4 @@ class History:
             },
             labels=self.labels,
             mean_p=mean_p,
-            latency_p50_s=_quantile(latency, 0.50),
-            latency_p99_s=_quantile(latency, 0.99),
         )
-
-
-def _bins(latency_s: Array) -> npt.NDArray[np.intp]:
-    """The bin of each latency; what is below the first or beyond the last goes into these."""
-    logs = np.log10(np.maximum(latency_s, _LOWEST_S) / _LOWEST_S) * _BINS_A_DECADE
-    bins: npt.NDArray[np.intp] = np.nan_to_num(np.minimum(logs, _BINS - 1), nan=_BINS - 1).astype(np.intp)
-    return bins
-
-
-def _quantile(counts: Counts, share: float) -> Floats:
-    """Of each row of bins [n, bins] the middle, in s, of the bin where the share is reached; NaN of none."""
-    total = counts.sum(axis=1)
-    reached = counts.cumsum(axis=1) >= np.ceil(share * total)[:, None]
-    middle_s: Floats = _LOWEST_S * 10 ** ((reached.argmax(axis=1) + 0.5) / _BINS_A_DECADE)
-    middle_s[total == 0] = np.nan
-    return middle_s

@@ -187,4 +187,6 @@ def note(view: View) -> str:
         )
     if link.missed_blocks:
         told.append(f"This page missed {link.missed_blocks:,} blocks; the ledger counts them.")
+    if link.bad_messages:
+        told.append(f"{link.bad_messages:,} messages on the address of the results were none of this stream.")
     return " ".join(text for text in told if text)

@@ -104,17 +104,22 @@ class LivePage:
 
     def _send(self) -> None:
         view = self._service.board.view(self._stream)
-        for plot in self._plots.get(self._stream, {}).values():
-            plot.update(view)
+        self._update_plots(view)
         self._send_texts(view)
+
+    def _update_plots(self, view: View) -> None:
+        for plot in self._plots.get(view.stream, {}).values():
+            plot.update(view)
 
     def _send_texts(self, view: View) -> None:
         stream, texts, now_s = view.stream, self._service.texts, time.time()
         self._mail.run = texts.get("run", "", lambda: self._run(now_s))
-        self._mail.ledger = texts.get("ledger", stream, lambda: {"rows": _ledger(view)})
-        self._mail.steering = texts.get("steering", stream, lambda: steering_view.steering(view))
+        self._mail.ledger = texts.get("ledger", stream, lambda: _ledger(view))
+        self._mail.steering = texts.get("steering", stream, lambda: _named(view, steering_view.steering))
         self._mail.journal = texts.get("journal", "", self._journal, JOURNAL_S)
-        self._mail.gallery = texts.get("gallery", stream, lambda: gallery_view.gallery(view), GALLERY_S)
+        self._mail.gallery = texts.get(
+            "gallery", stream, lambda: _named(view, gallery_view.gallery), GALLERY_S
+        )
         self._mail.access = dumps(self._access())
         latent = self._plots.get(stream, {}).get("latent")
         if isinstance(latent, Latent):
@@ -135,6 +140,7 @@ class LivePage:
 
     def _tiles(self, view: View, latent: Latent, now_s: float) -> dict[str, Any]:
         return {
+            "stream": view.stream,
             "tiles": overview.tiles(view, now_s),
             "note": overview.note(view),
             "latent": latent.words(view),
@@ -192,13 +198,15 @@ class LivePage:
         if stream not in self._streams:
             return {"ok": False, "text": BAD}
         self._stream = stream
-        if stream not in self._plots:
-            view = self._service.board.view(stream)
+        view = self._service.board.view(stream)
+        if stream in self._plots:
+            self._update_plots(view)
+        else:
+            # What they are made with leaves with them; updated now too, it would come twice.
             self._plots[stream] = {cell: make(view) for cell, make in PLOTS.items()}
             for cell, plot in self._plots[stream].items():
                 self._places[stream, cell].children = [plot.figure]
-        # Not the plots: what they were made with leaves with them now, and streamed too it would come twice.
-        self._send_texts(self._service.board.view(stream))
+        self._send_texts(view)
         return {"ok": True, "text": ""}
 
     def _colour(self, by: str) -> None:
@@ -270,8 +278,13 @@ class LivePage:
         self._service.executor.submit(work)
 
 
-def _ledger(view: View) -> list[dict[str, Any]]:
-    return ledger_view.rows(view.counts) if view.counts else []
+def _ledger(view: View) -> dict[str, Any]:
+    return {"stream": view.stream, "rows": ledger_view.rows(view.counts) if view.counts else []}
+
+
+def _named(view: View, make: Callable[[View], dict[str, Any]]) -> dict[str, Any]:
+    """A letter with the stream that it is about: the browser may have opened another tab meanwhile."""
+    return {"stream": view.stream, **make(view)}
 
 
 def _address(context: Any) -> str:

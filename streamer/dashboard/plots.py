@@ -5,8 +5,6 @@ Owns tools and ranges of figures; the plots themselves are in history_plots, sca
 
 from typing import Any, Final, Protocol
 
-from bokeh.layouts import column
-from bokeh.models import Column
 from bokeh.plotting import figure
 
 from streamer.dashboard.board import View
@@ -52,11 +50,6 @@ def over_time(height_px: int = HEIGHT_PX, **more: Any) -> Any:
     made.xaxis.ticker.desired_num_ticks = 4
     made.y_range.start = 0
     return made
-
-
-def place(name: str) -> Column:
-    """Where a plot of a stream will stand once its tab is opened."""
-    return column(children=[], name=name, sizing_mode="stretch_width")
 
 
 def legend_below(made: Any, columns: int) -> None:

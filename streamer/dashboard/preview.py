@@ -6,19 +6,19 @@ Owns no rule: a router of the stream, made as inference makes its own, decides h
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from models.manifest import BundleError, Manifest, read_manifest
 from models.names import identifier
 from streamer.columns import Array
-from streamer.config import RouteConfig
 from streamer.dashboard.state import StreamState
 from streamer.errors import FAILOPEN_REASONS, ConfigError
 from streamer.plan import StageSpec, Version, make_router
-from streamer.routing import REASON_VETO, REASONS, Decision, Route
+from streamer.routing import REASONS, Decision
 from streamer.rules import CALIBRATED
+from streamer.steering import steered
 from streamer.versions import current_version
 
 _FIRST_FAILOPEN = len(REASONS) - len(FAILOPEN_REASONS)
@@ -34,26 +34,25 @@ class Preview:
     """By route: what it would keep."""
     n: int = 0
     """Classified events in the sample."""
-    vetoed_now: int = 0
-    vetoed_then: int = 0
+    enabled: frozenset[str] = frozenset()
+    """The routes that would be on."""
     unclear_then: int = 0
     """Events for which the changed rules have no answer, as for log(-1) > 2: they would be kept fail-open."""
     problem: str = ""
     """Why there is no preview; empty: there is one."""
 
 
-def preview(state: StreamState, routes: Sequence[Route], clusters: Mapping[str, int]) -> Preview:
-    """What `routes`, all of the stream's in their order, would keep of the sample, and what the current do.
+def preview(state: StreamState, change: Mapping[str, Any]) -> Preview:
+    """What the stream would keep of the sample after `change` (as in `steering`), and what it keeps now.
 
-    `clusters`: number by name, for `named.NAME`. Unclassified events are not counted: no rule sees them.
+    Unclassified events are not counted: no rule sees them.
     """
     table = state.sample.table()
     classified = table["reason"] < _FIRST_FAILOPEN
     table = {name: column[classified] for name, column in table.items()}
     try:
         current = current_version(state.spec)[1]
-        manifests = _manifests(current)
-        changed = _changed(current, routes, clusters)
+        changed, manifests = steered(state.spec, current, change), _manifests(current)
         now, then = (_decide(state.spec, version, manifests, table) for version in (current, changed))
     except ConfigError as error:
         return Preview(problem=str(error))
@@ -61,8 +60,7 @@ def preview(state: StreamState, routes: Sequence[Route], clusters: Mapping[str, 
         now=_kept(now, state.route_names),
         then=_kept(then, state.route_names),
         n=len(table["reason"]),
-        vetoed_now=_count(now, REASON_VETO),
-        vetoed_then=_count(then, REASON_VETO),
+        enabled=frozenset(route.name for route in changed.routes if route.enabled),
         unclear_then=int(np.count_nonzero(then.reason >= _FIRST_FAILOPEN)),
     )
 
@@ -82,21 +80,6 @@ def _manifests(version: Version) -> list[Manifest]:
         raise ConfigError(str(error)) from error
 
 
-def _changed(version: Version, routes: Sequence[Route], clusters: Mapping[str, int]) -> Version:
-    """Raises ConfigError for what no configuration could say."""
-    given = [{"name": r.name, "when": r.when, "one_in": r.one_in, "enabled": r.enabled} for r in routes]
-    if [route.name for route in routes] != [route.name for route in version.routes]:
-        raise ConfigError(
-            f"routes {[route.name for route in routes]}: expected those of the stream in their order, "
-            f"{[route.name for route in version.routes]}; none can be added in a run"
-        )
-    try:
-        steered = tuple(RouteConfig.model_validate(route) for route in given)
-    except ValidationError as error:
-        raise ConfigError("; ".join(problem["msg"] for problem in error.errors())) from error
-    return version.model_copy(update={"routes": steered, "clusters": dict(clusters)})
-
-
 def _decide(
     spec: StageSpec, version: Version, manifests: Sequence[Manifest], table: Mapping[str, Array]
 ) -> Decision:
@@ -107,7 +90,3 @@ def _decide(
 def _kept(decision: Decision, names: Sequence[str]) -> dict[str, int]:
     counts = np.bincount(decision.route[decision.route >= 0], minlength=len(names)).tolist()
     return dict(zip(names, counts, strict=True))
-
-
-def _count(decision: Decision, reason: int) -> int:
-    return int(np.count_nonzero(decision.reason == reason))

@@ -22,8 +22,7 @@ NEW_POINTS: Final = 500  # of one tick
 LATENTS: Final = ("mu", "latent")  # columns that hold a latent space, in the order of choice
 SURE: Final = 0.5  # an event whose classes are all below is 'none'
 NONE: Final = "none"
-OTHER: Final = "other"
-MAX_FACTORS: Final = 12  # names in the legend; more are 'other'
+MAX_FACTORS: Final = 12  # names in the legend; points of more are grey
 HEIGHT_PX: Final = 430
 
 Table = Mapping[str, npt.NDArray[Any]]

@@ -53,7 +53,7 @@ class Journal:
     def _ask(self) -> None:
         try:
             self._entries, self._problem = self._read(), ""
-        except ConfigError as error:
+        except (ConfigError, TimeoutError) as error:
             self._problem = str(error)
 
 

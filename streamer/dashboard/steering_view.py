@@ -15,7 +15,7 @@ from streamer.dashboard.board import View
 from streamer.dashboard.numbers import count
 from streamer.dashboard.preview import named_values
 from streamer.errors import ConfigError
-from streamer.plan import check_input
+from streamer.plan import schema
 from streamer.thresholds import Constant, constants
 
 STEPS: Final = 200  # of a slider: finer than a hand moves it; the number beside it takes any value
@@ -122,14 +122,12 @@ def _manifests(view: View) -> list[Any]:
 
 def swap_choices(view: View) -> Sequence[str]:
     """Shipped bundles that give the same columns for the same events as one that the stream runs."""
-    ours = [(m.kind, tuple(m.columns)) for m in _manifests(view)]
-    return [name for name in shipped_names() if _fits(name, ours, view)]
+    ours = [schema(manifest) for manifest in _manifests(view)]
+    return [name for name in shipped_names() if _schema(name) in ours]
 
 
-def _fits(name: str, ours: Sequence[tuple[str, Any]], view: View) -> bool:
+def _schema(name: str) -> tuple[Any, ...] | None:
     try:
-        manifest = read_manifest(find_bundle(name))
-        check_input(view.state.spec.settings, manifest)
-    except (BundleError, ConfigError):
-        return False
-    return any(manifest.kind == kind for kind, _ in ours)
+        return schema(read_manifest(find_bundle(name)))
+    except BundleError:
+        return None

@@ -36,7 +36,7 @@ def write_settings(folder: Path, stream: Line) -> None:
     spec = stream.spec.model_copy(update={"fd": os.dup(stream.spec.fd)})
     (folder / "s.json").write_text(spec.model_dump_json())
     settings = {"token": "t", "control": f"ipc://{folder}/control", "address": "127.0.0.1", "port": 0}
-    (folder / "dashboard.json").write_text(json.dumps(settings | {"streams": ["s"], "metrics_port": None}))
+    (folder / "dashboard.json").write_text(json.dumps(settings | {"streams": ["s"]}))
 
 
 @contextmanager
@@ -75,9 +75,6 @@ def test_every_event_that_is_published_is_counted_and_sampled(tmp_path: Path) ->
         seconds = state.history.seconds()
         kept = sum(counts.sum() for counts in seconds.kept.values())
         assert kept + seconds.vetoed.sum() == total
-        answered = seconds.received > 0
-        assert (seconds.latency_p50_s[answered] > 0).all()
-        assert np.isnan(seconds.latency_p50_s[~answered]).all()
 
 
 def test_pictures_are_the_frames_of_their_events(tmp_path: Path) -> None:
@@ -136,7 +133,7 @@ def test_without_memory_and_control_the_rest_goes_on(tmp_path: Path, monkeypatch
             until(lambda: state.status().error, 10)
             assert state.status().age_s is None
             assert "no answer" in state.status().error
-            with pytest.raises(ConfigError, match="no running pipeline answers"):
+            with pytest.raises(TimeoutError, match="no running pipeline answers"):
                 feed._request({"command": "status"}, 0.1)
 
 

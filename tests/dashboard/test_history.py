@@ -1,7 +1,6 @@
 """Counts by second: exact, in their second, and no older than ten minutes."""
 
 import numpy as np
-import pytest
 
 from streamer.dashboard.history import KEPT_S, History
 from streamer.errors import FAILOPEN_REASONS
@@ -10,18 +9,11 @@ from streamer.routing import REASON_ROUTE, REASON_SAMPLE, REASON_VETO, failopen_
 START_S = 1_800_000_000
 
 
-def events(
-    reasons: list[int],
-    routes: list[int],
-    latency_s: float = 0.01,
-    now_s: float = START_S + 0.5,
-    p: float = 0.5,
-) -> dict[str, np.ndarray]:
+def events(reasons: list[int], routes: list[int], p: float = 0.5) -> dict[str, np.ndarray]:
     n = len(reasons)
     return {
         "reason": np.array(reasons, np.uint8),
         "route": np.array(routes, np.int16),
-        "received_at": np.full(n, now_s - latency_s),
         "p": np.tile(np.array([p, 1 - p], np.float32), (n, 1)),
     }
 
@@ -67,25 +59,6 @@ def test_mean_probabilities_leave_out_what_has_no_answer() -> None:
     mean = history.seconds().mean_p
     assert mean[0].tolist() == [0.25, 0.75]
     assert np.isnan(mean[1]).all()
-
-
-@pytest.mark.parametrize("latency_s", [2e-4, 3.3e-3, 0.5, 20.0])
-def test_latency_is_right_within_six_per_cent(latency_s: float) -> None:
-    history = made()
-    history.add(events([REASON_VETO] * 98, [-1] * 98, latency_s), START_S + 0.5)
-    history.add(events([REASON_VETO] * 2, [-1] * 2, 3 * latency_s), START_S + 0.5)
-    history.tick(START_S + 1)
-    seconds = history.seconds()
-    assert seconds.latency_p50_s[0] == pytest.approx(latency_s, rel=0.06)
-    assert seconds.latency_p99_s[0] == pytest.approx(3 * latency_s, rel=0.06)
-
-
-def test_strange_times_fall_into_the_first_and_last_bin() -> None:
-    history = made()
-    for latency_s in (-5.0, 0.0, np.nan, np.inf, -np.inf, 1e9):
-        history.add(events([REASON_VETO], [-1], latency_s), START_S + 0.5)
-    history.tick(START_S + 1)
-    assert history.seconds().received.tolist() == [6]
 
 
 def test_what_is_older_than_ten_minutes_is_gone() -> None:

@@ -224,7 +224,11 @@ async function watch() {
 }
 
 function listen(name, show) {
-  const read = () => { const text = page.mail[name]; if (text) show(JSON.parse(text)); };
+  const read = () => {
+    const content = page.mail[name] ? JSON.parse(page.mail[name]) : null;
+    // What was on its way when another tab was opened is of the stream of the old one.
+    if (content && (content.stream ?? page.stream) === page.stream) show(content);
+  };
   page.mail.properties[name].change.connect(read);
   page.readers.push(read);
 }
