@@ -33,8 +33,7 @@ TURN_S: Final = 0.1
 ASK_EVERY_S: Final = 1.0
 # A run that has not answered by then is busy, with a swap for instance; the page says so.
 ANSWER_S: Final = 3.0
-# A change waits in the run behind another one, a swap at the longest.
-CHANGE_S: Final = control.SWAP_S + 5.0
+CHANGE_S: Final = control.PATIENCE_S
 JOURNAL_S: Final = 5.0
 
 Model = TypeVar("Model", bound=BaseModel)
