@@ -39,7 +39,7 @@ OPERATOR = (
         *GOOD_ZERO,
     ),
     stat(
-        "Kept without an answer",
+        "Kept unclassified (failopen)",
         "Part of the events that no model answered in time; they are stored.",
         f"stream:streamer_failopen:ratio_rate1m{S}",
         "percentunit",
@@ -228,13 +228,13 @@ ACCOUNTING = (
     ),
     Panel(
         "Outcomes",
-        "Every event gets one: kept, kept without an answer, vetoed.",
+        "Every event gets one: kept, kept unclassified (failopen), vetoed.",
         ((by("streamer_verdicts_total", "verdict"), "{{stream}} {{verdict}}"),),
         "ops",
         stacked=True,
     ),
     Panel(
-        "Kept without an answer, by reason",
+        "Kept unclassified (failopen), by reason",
         "timeout and overload: too slow. The others: a broken model or device.",
         ((by("streamer_events_failopen_total", "reason"), "{{stream}} {{reason}}"),),
         "ops",
@@ -324,7 +324,7 @@ DEVICE = (
     ),
     Panel(
         "Batches that failed",
-        "Their events are kept without an answer.",
+        "Their events are kept unclassified (failopen).",
         ((f"increase(streamer_model_errors_total{S}[5m])", "{{stream}}"),),
     ),
     Panel(

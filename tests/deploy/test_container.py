@@ -14,7 +14,6 @@ import typer.main
 
 from streamer.cli import app
 from streamer.config import DashboardConfig, MetricsConfig, parse
-from streamer.control import SWAP_S
 from streamer.pipeline import STAGES
 from streamer.supervisor import START_S
 
@@ -99,10 +98,11 @@ def test_the_entry_point_the_command_and_the_health_check_are_commands_of_ours()
         assert {word for word in arguments if word.startswith("--")} <= options, name
 
 
-def test_a_swap_is_no_illness() -> None:
+def test_a_run_that_does_not_answer_is_seen_soon_and_one_that_starts_is_not_ill() -> None:
     [health] = of("HEALTHCHECK")
     said = {name: int(value) for name, value in re.findall(r"--([a-z-]+)=(\d+)s?", health)}
-    assert said["interval"] * said["retries"] > SWAP_S
+    assert said["interval"] * said["retries"] <= 30
+    assert said["timeout"] <= said["interval"]
     assert said["start-period"] > len(STAGES) * START_S
 
 
