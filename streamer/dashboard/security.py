@@ -100,6 +100,22 @@ def headers(nonce: str = "") -> dict[str, str]:
     }
 
 
+# What the browser's side of a page sends by itself: asking for its document, answering, the state of its
+# widgets and plots, and events of the mouse. Adding to the document, or replacing it, is for the server.
+_MESSAGES: Final = frozenset({"PULL-DOC-REQ", "PATCH-DOC", "OK", "ERROR", "ACK", "SERVER-INFO-REQ"})
+_CHANGES: Final = frozenset({"ModelChanged", "MessageSent"})
+
+
+def is_of_a_browser(kind: str, content: object) -> bool:
+    """Whether a message of Bokeh's protocol is one that an honest page sends to its server."""
+    if kind != "PATCH-DOC":
+        return kind in _MESSAGES
+    events = content.get("events") if isinstance(content, dict) else None
+    return isinstance(events, list) and all(
+        isinstance(event, dict) and event.get("kind") in _CHANGES for event in events
+    )
+
+
 class Gate:
     """Compares the token. One for all pages: guessing from many of them is not faster."""
 

@@ -16,6 +16,7 @@ from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
 from bokeh.embed.server import server_html_page_for_session
+from bokeh.protocol.message import Message
 from bokeh.resources import Resources
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
@@ -123,6 +124,12 @@ class Socket(Guarded, WSHandler):
             self.close(1008, "another window has this page")  # it would steer as that one may
             return
         await super()._async_open(token)
+
+    async def _handle(self, message: Message[Any]) -> Any | None:
+        if not security.is_of_a_browser(message.msgtype, message.content):
+            self.close(1008, "not what a page sends")
+            return None
+        return await super()._handle(message)
 
     def _is_connected(self, token: str) -> bool:
         """Whether the session that the token names has its websocket. False for what is no token."""

@@ -1,6 +1,7 @@
 """The page's server as anybody on the network meets it: real requests, real websockets, no browser."""
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -183,6 +184,32 @@ def test_a_page_has_one_window() -> None:
         assert (second.close_code, first.close_code) == (1008, None)
         second.close()
         first.close()
+        await asyncio.sleep(0.05)
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("PUSH-DOC", {"doc": {}}),
+        ("PATCH-DOC", {"events": [{"kind": "RootAdded", "model": {"type": "object", "name": "Div"}}]}),
+        ("PATCH-DOC", {"events": [{"kind": "TitleChanged", "title": "x"}]}),
+        ("PATCH-DOC", {"events": 7}),
+    ],
+)
+def test_a_page_that_writes_its_own_document_is_closed(kind: str, content: object) -> None:
+    async def test(port: int) -> None:
+        token = token_in((await get(port)).body.decode())
+        socket = await open_socket(port, token, Origin=f"http://127.0.0.1:{port}")
+        for _ in range(3):  # ACK: header, metadata, content
+            assert await socket.read_message() is not None
+        for part in ({"msgid": "1", "msgtype": kind}, {}, content):
+            await socket.write_message(json.dumps(part))
+        while await socket.read_message() is not None:
+            pass
+        assert socket.close_code == 1008
+        socket.close()
         await asyncio.sleep(0.05)
 
     served(test)
