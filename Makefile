@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 GET := apt-get install --yes --quiet --no-install-recommends chromium prometheus
 
-.PHONY: demo test test-browser check bench bench-peers bench-growth bench-memory bench-audience clean
+.PHONY: demo test test-browser check bench bench-peers bench-growth bench-memory bench-audience screenshots clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,6 +40,9 @@ bench-growth: $(VENV)/.dev
 
 bench-memory: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.memory --minutes 10
+
+screenshots: $(VENV)/.dev test-browser
+	$(BIN)/python scripts/screenshots.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
