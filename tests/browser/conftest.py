@@ -1,22 +1,27 @@
 """A running pipeline with its live page, and a browser to look at it: Debian's chromium and Playwright."""
 
+import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Self
 
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra `dev`")
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
 
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 from processes import RunningPipeline, free_port, simulator
 
 from streamer import control
 
+# Of whatever a page waits for: the browser and a pipeline share two cores with other tests.
+PATIENCE_MS = 40_000
+expect.set_options(timeout=PATIENCE_MS)
 CHROMIUM = shutil.which("chromium")
 CONFIG = """
 [metrics]
@@ -81,7 +86,7 @@ class Live:
         return control.token_file(self.pipeline.control).read_text().strip()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
     folder, port = Path(mkdtemp(prefix="st-", dir="/tmp")), free_port()
     load = simulator(folder, *LOAD)
@@ -95,7 +100,7 @@ def live() -> Iterator[Live]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -103,38 +108,66 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-@dataclass
-class Seen:
-    """What a page did beside showing itself."""
+class Opened:
+    """A page, open and connected. Requests to other hosts are broken off and noted, and so are its errors."""
 
-    errors: list[str]
-    foreign: list[str]
+    def __init__(self, browser: Browser, url: str) -> None:
+        self._context = browser.new_context(viewport={"width": 1280, "height": 720}, color_scheme="light")
+        self._url = url
+        self.page = self._context.new_page()
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.errors: list[str] = []
+        self.foreign: list[str] = []
 
+    def __enter__(self) -> Self:
+        page, errors = self.page, self.errors
+        page.route("**/*", self._look)
+        page.on(
+            "console",
+            lambda said: errors.append(f"{said.text} {said.location}") if said.type == "error" else None,
+        )
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(self._url)
+        page.wait_for_selector("body[data-ready=yes]")
+        return self
 
-@pytest.fixture
-def seen() -> Seen:
-    return Seen([], [])
+    def __exit__(self, *_: object) -> None:
+        self._context.close()
 
-
-@pytest.fixture
-def page(browser: Browser, live: Live, seen: Seen) -> Iterator[Page]:
-    """The live page, open and connected. Requests to other hosts are broken off and noted."""
-    context = browser.new_context(viewport={"width": 1280, "height": 720}, color_scheme="light")
-    opened = context.new_page()
-    opened.set_default_timeout(30_000)
-    ours = (live.url, live.url.replace("http", "ws"), "data:", "blob:")
-
-    def look(route: Route) -> None:
+    def _look(self, route: Route) -> None:
+        ours = (self._url, self._url.replace("http", "ws"), "data:", "blob:")
         if route.request.url.startswith(ours):
             route.continue_()
         else:
-            seen.foreign.append(route.request.url)
+            self.foreign.append(route.request.url)
             route.abort()
 
-    opened.route("**/*", look)
-    opened.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
-    opened.on("pageerror", lambda error: seen.errors.append(str(error)))
-    opened.goto(live.url)
-    opened.wait_for_selector("body[data-ready=yes]")
-    yield opened
-    context.close()
+
+@pytest.fixture
+def opened(browser: Browser, live: Live) -> Iterator[Opened]:
+    with Opened(browser, live.url) as page:
+        yield page
+
+
+@pytest.fixture
+def page(opened: Opened) -> Page:
+    return opened.page
+
+
+def number(locator: Locator) -> float:
+    """The first number of a text, thousands' commas left out."""
+    found = re.search(r"-?[\d,]*\.?\d+", locator.inner_text())
+    return float(found[0].replace(",", "")) if found else 0.0
+
+
+def ledger_row(page: Page, name: str) -> Locator:
+    return page.locator("#ledger tr", has=page.get_by_role("rowheader", name=name, exact=True)).locator("td")
+
+
+def wait(page: Page, look: Callable[[], bool], what: str, limit_s: float = 30.0) -> None:
+    """As wait_until, while the page goes on."""
+    for _ in range(int(limit_s / 0.2)):
+        if look():
+            return
+        page.wait_for_timeout(200)
+    raise TimeoutError(f"{what}: not within {limit_s:g} s")

@@ -1,24 +1,16 @@
 """The live page in a real browser on a real pipeline: what a scientist does with it, and what nobody may."""
 
 import os
-import re
 import signal
-from collections.abc import Callable
 
 import pytest
-from conftest import Live, Seen
-from playwright.sync_api import Browser, Locator, Page, expect
+from conftest import Live, Opened, ledger_row, number, wait
+from playwright.sync_api import Browser, Page, expect
 from processes import wait_until
 
 ROUND = "[data-route=round]"
 # Points of the scatter, as the page's own copy of the data holds them.
 POINTS = '() => Bokeh.documents[0].get_model_by_name("droplets/points").get_column("x").length'
-
-
-def number(locator: Locator) -> float:
-    """The first number of a text, thousands' commas left out."""
-    found = re.search(r"-?[\d,]*\.?\d+", locator.inner_text())
-    return float(found[0].replace(",", "")) if found else 0.0
 
 
 def unlock(page: Page, token: str) -> None:
@@ -27,11 +19,7 @@ def unlock(page: Page, token: str) -> None:
     page.click("#unlock-form button.main")
 
 
-def ledger_row(page: Page, name: str) -> Locator:
-    return page.locator("#ledger tr", has=page.get_by_role("rowheader", name=name, exact=True)).locator("td")
-
-
-def test_the_page_shows_a_stream_that_moves(page: Page, seen: Seen) -> None:
+def test_the_page_shows_a_stream_that_moves(page: Page, opened: Opened) -> None:
     expect(page.locator("#state")).to_have_text("running")
     expect(page.locator("#closes")).to_have_text("✓ ledger closes")
     expect(page.locator("#storing")).to_have_text("● storing")
@@ -41,19 +29,10 @@ def test_the_page_shows_a_stream_that_moves(page: Page, seen: Seen) -> None:
     wait(page, lambda: number(received) > first, "the ledger moves")
     wait(page, lambda: page.evaluate(POINTS) > 20, "the scatter fills")
     assert page.locator(".plot:visible canvas").count() >= 6
-    assert seen == Seen([], []), "an error on the page, or a request to another host"
+    assert (opened.errors, opened.foreign) == ([], []), "an error on the page, or a request to another host"
 
 
-def wait(page: Page, look: Callable[[], bool], what: str, limit_s: float = 30.0) -> None:
-    """As wait_until, while the page goes on."""
-    for _ in range(int(limit_s / 0.2)):
-        if look():
-            return
-        page.wait_for_timeout(200)
-    raise TimeoutError(f"{what}: not within {limit_s:g} s")
-
-
-def test_a_click_opens_a_frame(page: Page, seen: Seen) -> None:
+def test_a_click_opens_a_frame(page: Page, opened: Opened) -> None:
     shot = page.locator(".shot").first
     shot.wait_for()
     picture = shot.locator("img")
@@ -67,7 +46,7 @@ def test_a_click_opens_a_frame(page: Page, seen: Seen) -> None:
     expect(page.locator("#detail-said")).to_contain_text("Where droplet_cnn looked for", timeout=100_000)
     page.keyboard.press("Escape")
     expect(page.locator("#detail")).to_be_hidden()
-    assert seen == Seen([], [])
+    assert (opened.errors, opened.foreign) == ([], [])
 
 
 def test_a_wrong_token_is_refused_and_the_right_one_unlocks(page: Page, live: Live) -> None:
@@ -166,7 +145,7 @@ def test_a_killed_dashboard_changes_nothing_else_and_comes_back(page: Page, live
     live.pipeline.wait_for("droplets", lambda now: now["received"] > counts["received"] + 20)
     wait_until(lambda: back(live, before["dashboard"]["pid"]), "the dashboard is back")
     page.wait_for_selector("body[data-ready=yes]")
-    expect(page.locator("#state")).to_have_text("running", timeout=30_000)
+    expect(page.locator("#state")).to_have_text("running")
     after = live.pipeline.status()
     assert after["stages"] == before["stages"]
     assert after["streams"]["droplets"]["imbalance"] == 0
