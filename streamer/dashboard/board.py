@@ -53,7 +53,7 @@ class View:
     t_ms: Floats  # server's time of day, as a plot shows it
     received: Floats
     kept: Floats
-    hits: Floats  # kept by routes that are no samples
+    hits: Floats  # kept by routes that were no samples when the run began, as Prometheus counts them
     answered: Floats  # kept or vetoed by the rules
     mix: Mapping[str, Floats]  # shares 0..1, smoothed
     mean_p: Floats  # [n, classes]
@@ -131,7 +131,7 @@ def make_view(stream: str, state: StreamState, past: tuple[Past, Past], now_s: f
         t_ms=(seconds.t_s + _zone_s(now_s)) * 1e3,
         received=seconds.received.astype(float),
         kept=by_rules + failed,
-        hits=by_rules - seconds.sampled,
+        hits=sum((kept[name] for name in _rules(state) if name in kept), nothing),
         answered=by_rules + vetoed,
         mix=_shares({**kept, "kept unclassified": failed, "vetoed": vetoed}),
         mean_p=seconds.mean_p,
@@ -149,6 +149,11 @@ def _novel_below(state: StreamState) -> float | None:
     newest = state.sample.since(0, NOVEL_OF)[1]["log_likelihood"]
     finite = newest[np.isfinite(newest)]
     return float(np.quantile(finite, NOVEL_SHARE)) if len(finite) else None
+
+
+def _rules(state: StreamState) -> list[str]:
+    """The routes that are no samples, as configured: steering changes a route, not what a hit is."""
+    return [route.name for route in state.spec.first_version.routes if route.one_in is None]
 
 
 def _zone_s(now_s: float) -> float:

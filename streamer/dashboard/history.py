@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.errors import FAILOPEN_REASONS
-from streamer.routing import REASON_SAMPLE, REASON_VETO, REASONS
+from streamer.routing import REASON_VETO, REASONS
 from streamer.rules import Table
 
 KEPT_S: Final = 600  # what a shift looks back on at a glance; Grafana has the rest
@@ -33,8 +33,6 @@ class Seconds:
     """[n] events whose results came."""
     kept: dict[str, Counts]
     """By route, [n]: events that it kept, drawn ones included."""
-    sampled: Counts
-    """[n] events kept as a random sample; they are in `kept` too."""
     vetoed: Counts
     """[n]"""
     failopen: dict[str, Counts]
@@ -118,7 +116,6 @@ class History:
             t_s=t.astype(np.float64),
             received=reasons.sum(axis=1),
             kept={name: kept[:, index] for index, name in enumerate(self.routes)},
-            sampled=reasons[:, REASON_SAMPLE],
             vetoed=reasons[:, REASON_VETO],
             failopen={
                 reason: reasons[:, _FIRST_FAILOPEN + index] for index, reason in enumerate(FAILOPEN_REASONS)
