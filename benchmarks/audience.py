@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.config import Load, run_config
 from benchmarks.helper import ROOT, BenchmarkError, Helper, wait_until
-from benchmarks.latency import WARM_TRAINS, Rhythm, send
+from benchmarks.latency import Rhythm, send, warm
 from benchmarks.running import Started
 from benchmarks.table import Line, header, measured, ratio, write
 from models.shipped import find_bundle
@@ -151,9 +151,9 @@ def turn(seconds: float) -> dict[str, list[float]]:
 def _listen(sender: Helper, pipeline: Watched, audience: Audience, seconds: float) -> list[float]:
     rhythm = Rhythm(1, RATE_HZ, 1.0)
     with Helper("benchmarks.subscriber", {"endpoint": pipeline.verdicts}) as subscriber:
-        send(rhythm, sender, subscriber, WARM_TRAINS)
+        warm(rhythm, sender, subscriber)
         with audience(pipeline):
-            send(rhythm, sender, subscriber, WARM_TRAINS)
+            warm(rhythm, sender, subscriber)
             return send(rhythm, sender, subscriber, round(RATE_HZ * seconds))[0]
 
 
