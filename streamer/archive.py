@@ -75,6 +75,7 @@ class Archive:
     ) -> None:
         self.names = ["results", *route_names(spec.settings), FAILOPEN]
         self._spec, self._version = spec, version or spec.first_version
+        self._rules_sha256 = make_router(spec, self._version).rules_sha256
         self._cursor = cursor.reshape(len(self.names), Series.CURSOR_INTS)
         self._results = _results_table(spec)
         self._columns = [name for name, _, _ in result_columns(spec)]
@@ -114,7 +115,7 @@ class Archive:
             "bundleNames": " ".join(ref.name for ref in version.bundles),
             "bundleSha256": " ".join(ref.sha256 for ref in version.bundles),
             "rules": json.dumps([route.model_dump() for route in version.routes]),
-            "rulesSha256": make_router(spec, version).rules_sha256,
+            "rulesSha256": self._rules_sha256,
             "clusters": json.dumps(version.clusters),
             "configuration": spec.config.model_dump_json(),
         }
@@ -151,9 +152,9 @@ class Archive:
 
     def set_version(self, version: Version) -> None:
         """From now on this version answers: other files, if bundles or rules are others."""
-        old, self._version = self._version, version
-        rules = [make_router(self._spec, one).rules_sha256 for one in (old, version)]
-        if old.bundles == version.bundles and rules[0] == rules[1]:
+        old = self._version.bundles, self._rules_sha256
+        self._version, self._rules_sha256 = version, make_router(self._spec, version).rules_sha256
+        if old == (version.bundles, self._rules_sha256):
             return
         for name, series, cursor in zip(self.names, self._series, self._cursor, strict=True):
             try:

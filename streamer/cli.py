@@ -82,8 +82,9 @@ def demo(
         def on_start() -> None:
             status.stop()
             if pipeline.dashboard is not None:
-                console.print(f"Live page: {show.page}   To steer: {pipeline.token}", soft_wrap=True)
-                demonstration.show(show.page, pipeline.dashboard, open_browser=not no_browser)
+                page = str(pipeline.page_address())
+                console.print(f"Live page: {page}   To steer: {pipeline.token}", soft_wrap=True)
+                demonstration.show(page, pipeline.dashboard, open_browser=not no_browser)
             view.start()
 
         stack.callback(_end_view, view, stopped)

@@ -2,7 +2,7 @@
 
 Owns the protocol: one msgpack map asked, one answered, over an ipc socket in a folder that only its user can
 open. Requests: {"command": "status"}; {"command": "swap", "stream": NAME, "bundle": NAME OR FOLDER};
-{"command": "steer", "stream": NAME, "change": as in `steering`}; {"command": "journal"}. Who changes
+{"command": "steer", "stream": NAME, "changes": [as in `steering`]}; {"command": "journal"}. Who changes
 something says who it is in "by". Answers: {"ok": true, ...} or {"ok": false, "error": TEXT}.
 """
 

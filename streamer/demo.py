@@ -116,12 +116,6 @@ class Demo:
     def results(self) -> list[str]:
         return [stream.publish.results for stream in self.config.stream if stream.publish.results]
 
-    @property
-    def page(self) -> str:
-        """Where the live page is."""
-        served = self.config.dashboard
-        return f"http://{served.address}:{served.port}"
-
 
 def prepare(directory: Path, control: str = "") -> Demo:
     """The demo with free ports, storing below `directory`; `control`: its socket, if not the usual one."""

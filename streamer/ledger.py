@@ -25,6 +25,7 @@ import numpy.typing as npt
 from streamer.errors import FAILOPEN_REASONS, REJECT_REASONS, SHED_REASONS
 
 Int64s = npt.NDArray[np.int64]
+Numbers = Sequence[float] | npt.NDArray[np.float64]
 
 # version, pid, ready, progress_ns: written by one store each, outside the banks.
 HEAD_CELLS = 4
@@ -262,11 +263,19 @@ class StreamLedger:
 
 def quantile_s(counts: Sequence[int], q: float) -> float | None:
     """Upper edge of the latency bucket that holds quantile `q`; None without events."""
+    return quantile(LATENCY_EDGES_S, counts, q)
+
+
+def quantile(edges: Numbers, counts: Numbers, q: float) -> float | None:
+    """Upper edge of the bucket that holds quantile `q`; the last edge beyond them all, None without counts.
+
+    `counts` has one more than `edges`.
+    """
     total = sum(counts)
     if total == 0:
         return None
     reached = np.searchsorted(np.cumsum(counts), q * total)
-    return LATENCY_EDGES_S[min(int(reached), len(LATENCY_EDGES_S) - 1)]
+    return float(edges[min(int(reached), len(edges) - 1)])
 
 
 def _group(page: PageReader, values: Int64s, prefix: str) -> dict[str, int]:

@@ -37,6 +37,7 @@ REASONS: Final = ("veto", "route", "sample", *(f"failopen:{reason}" for reason i
 REASON_VETO: Final = 0
 REASON_ROUTE: Final = 1
 REASON_SAMPLE: Final = 2
+FIRST_FAILOPEN: Final = len(REASONS) - len(FAILOPEN_REASONS)  # it and all after: kept without an answer
 NO_ROUTE: Final = -1
 
 RESERVED_ROUTES: Final = ("failopen", "results")  # these name file series of their own

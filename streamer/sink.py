@@ -24,7 +24,7 @@ from streamer.publish import KaraboBridgeResults, ResultsPublisher
 from streamer.results import VERDICT_COLUMNS, ResultHeader
 from streamer.results import BundleRef as PublishedBundle
 from streamer.ring import DONE, FILLING, FREE, READY, TAKEN
-from streamer.routing import failopen_code
+from streamer.routing import FIRST_FAILOPEN
 from streamer.stage import IDLE_MS, RESCAN_NS, Stage, main
 from streamer.tokens import Token
 from streamer.versions import FIRST, NO_VERSION, version
@@ -38,7 +38,6 @@ GATHER_S = 0.01
 # So 10 ms need a ring of 160 MB.
 FILL_BYTES_A_S = 4e9
 RING_SHARE = 4
-FIRST_FAILOPEN = failopen_code(FAILOPEN_REASONS[0])
 
 
 class Sink:

@@ -5,10 +5,11 @@ terminal: the pipeline's own `duration_s` is the time. An answer is a report of 
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeAlias
+
+from streamer.ledger import quantile
 
 Report: TypeAlias = Mapping[str, Any]
 
@@ -118,12 +119,3 @@ def _difference(now: Report, before: Report, key: str) -> list[int] | None:
 def total(count: int | Mapping[str, int]) -> int:
     """A count, or the sum of a group of counts."""
     return count if isinstance(count, int) else sum(count.values())
-
-
-def quantile(edges: Sequence[float], counts: Sequence[int], q: float) -> float | None:
-    """Upper edge of the bucket that holds quantile q; the last edge beyond them all, None without events."""
-    reached = q * sum(counts)
-    if not reached:
-        return None
-    held = next(index for index, sum_ in enumerate(accumulate(counts)) if sum_ >= reached)
-    return edges[min(held, len(edges) - 1)]

@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from streamer import cli, foreground, sockets, status_view
 from streamer.config import parse
 from streamer.control import ControlServer
+from streamer.ledger import quantile
 from streamer.pipeline import Pipeline
 from streamer.status_facts import action_line
-from streamer.status_numbers import WINDOW_S, History, quantile
+from streamer.status_numbers import WINDOW_S, History
 from streamer.status_view import State, render
 
 NOW_S = 1_700_000_000.0

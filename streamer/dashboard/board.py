@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from streamer.dashboard.feed import Feed
 from streamer.dashboard.state import Status, StreamState
+from streamer.ledger import quantile
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,11 +35,7 @@ class Counted:
 
     def quantile(self, q: float) -> float | None:
         """Upper edge of the bucket with quantile q; None without counts."""
-        total = self.counts.sum()
-        if total <= 0:
-            return None
-        at = int(np.searchsorted(np.cumsum(self.counts), q * total))
-        return float(self.edges[min(at, len(self.edges) - 1)])
+        return quantile(self.edges, self.counts, q)
 
 
 @dataclass(frozen=True)

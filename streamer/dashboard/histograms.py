@@ -25,17 +25,8 @@ class Latency:
     """Events by the time from their reception to their verdict, logarithmic."""
 
     def __init__(self, view: View) -> None:
-        self._source = ColumnDataSource({"left": [], "right": [], "top": []})
         self.figure = empty(x_axis_type="log")
-        self.figure.quad(
-            left="left",
-            right="right",
-            bottom=0,
-            top="top",
-            source=self._source,
-            fill_color=theme.BLUE,
-            line_color=theme.SKY,
-        )
+        self._source = _draw_bars(self.figure, theme.BLUE)
         self._median = Span(dimension="height", line_color=theme.VERMILLION, line_width=3, visible=False)
         self._p99 = Span(
             dimension="height", line_color=theme.VERMILLION, line_width=3, line_dash="dashed", visible=False
@@ -44,8 +35,6 @@ class Latency:
         self.figure.add_layout(self._p99)
         self.figure.xaxis.ticker = FixedTicker(ticks=list(_TICKS_S))
         self.figure.xaxis.major_label_overrides = {tick: seconds(tick) for tick in _TICKS_S}
-        self.figure.yaxis.formatter = NumeralTickFormatter(format="0.[0]a")
-        self.figure.y_range.start = 0
         self.update(view)
 
     def update(self, view: View) -> None:
@@ -67,22 +56,11 @@ class Batches:
     """Batches by their number of events: powers of two."""
 
     def __init__(self, view: View) -> None:
-        self._source = ColumnDataSource({"left": [], "right": [], "top": []})
         self.figure = empty()
-        self.figure.quad(
-            left="left",
-            right="right",
-            bottom=0,
-            top="top",
-            source=self._source,
-            fill_color=theme.GREEN,
-            line_color=theme.SKY,
-        )
+        self._source = _draw_bars(self.figure, theme.GREEN)
         names = [f"{edge:,}" for edge in BATCH_EDGES]
         self.figure.xaxis.ticker = FixedTicker(ticks=list(range(len(names) + 1)))
         self.figure.xaxis.major_label_overrides = {**dict(enumerate(names)), len(names): "more"}
-        self.figure.yaxis.formatter = NumeralTickFormatter(format="0.[0]a")
-        self.figure.y_range.start = 0
         self.update(view)
 
     def update(self, view: View) -> None:
@@ -92,6 +70,23 @@ class Batches:
         stands = np.flatnonzero(counted.counts)
         places = stands.astype(float)
         self._source.data = {"left": places - 0.45, "right": places + 0.45, "top": counted.counts[stands]}
+
+
+def _draw_bars(on: Any, colour: str) -> ColumnDataSource:
+    """Bars from 0 on in a figure; the source that they are drawn from."""
+    source = ColumnDataSource({"left": [], "right": [], "top": []})
+    on.quad(
+        left="left",
+        right="right",
+        bottom=0,
+        top="top",
+        source=source,
+        fill_color=colour,
+        line_color=theme.SKY,
+    )
+    on.yaxis.formatter = NumeralTickFormatter(format="0.[0]a")
+    on.y_range.start = 0
+    return source
 
 
 def _bars(edges: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> dict[str, Any]:

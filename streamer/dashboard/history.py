@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.errors import FAILOPEN_REASONS
-from streamer.routing import REASON_VETO, REASONS
+from streamer.routing import FIRST_FAILOPEN, REASON_VETO, REASONS
 from streamer.rules import Table
 
 KEPT_S: Final = 600  # what a shift looks back on at a glance; Grafana has the rest
-_FIRST_FAILOPEN: Final = len(REASONS) - len(FAILOPEN_REASONS)
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -118,7 +117,7 @@ class History:
             kept={name: kept[:, index] for index, name in enumerate(self.routes)},
             vetoed=reasons[:, REASON_VETO],
             failopen={
-                reason: reasons[:, _FIRST_FAILOPEN + index] for index, reason in enumerate(FAILOPEN_REASONS)
+                reason: reasons[:, FIRST_FAILOPEN + index] for index, reason in enumerate(FAILOPEN_REASONS)
             },
             labels=self.labels,
             mean_p=mean_p,

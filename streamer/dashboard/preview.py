@@ -14,14 +14,12 @@ from models.manifest import BundleError, Manifest, read_manifest
 from models.names import identifier
 from streamer.columns import Array
 from streamer.dashboard.state import StreamState
-from streamer.errors import FAILOPEN_REASONS, ConfigError
+from streamer.errors import ConfigError
 from streamer.plan import StageSpec, Version, make_router
-from streamer.routing import REASONS, Decision
+from streamer.routing import FIRST_FAILOPEN, Decision
 from streamer.rules import CALIBRATED
 from streamer.steering import steered
 from streamer.versions import current_version
-
-_FIRST_FAILOPEN = len(REASONS) - len(FAILOPEN_REASONS)
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def preview(state: StreamState, change: Mapping[str, Any]) -> Preview:
     Unclassified events are not counted: no rule sees them.
     """
     table = state.sample.table()
-    classified = table["reason"] < _FIRST_FAILOPEN
+    classified = table["reason"] < FIRST_FAILOPEN
     table = {name: column[classified] for name, column in table.items()}
     try:
         current = current_version(state.spec)[1]
@@ -61,7 +59,7 @@ def preview(state: StreamState, change: Mapping[str, Any]) -> Preview:
         then=_kept(then, state.route_names),
         n=len(table["reason"]),
         enabled=frozenset(route.name for route in changed.routes if route.enabled),
-        unclear_then=int(np.count_nonzero(then.reason >= _FIRST_FAILOPEN)),
+        unclear_then=int(np.count_nonzero(then.reason >= FIRST_FAILOPEN)),
     )
 
 
